@@ -1,0 +1,105 @@
+// koala.h - the one contract between TypeScript and native code.
+//
+// A backend is a shared library that exports every symbol below: libkoala_cpu.so today, libkoala_cuda.so with the
+// same file names later. Arguments go device, outputs, inputs, sizes, scalars. Every call returns 0, or a negative
+// code whose sentence is koala_last_error() of the calling thread. No call aborts, exits or throws.
+//
+// Memory belongs to the caller (an Arena). A device keeps scratch of its own that grows to the largest call seen.
+// One thread calls into a device at a time.
+//
+// Sizes: T tokens in the packed batch, S sequences, D model, F hidden, H query heads, G key/value heads, E head dim,
+//        V vocabulary, P tokens per cache page, M pages per row of the page table, R rows, N and K of a matrix [N,K].
+// Element types: activations (x, y, qkv ...) and vectors (norm weights, biases) have the type `dtype`: f32, bf16 or f64.
+//        Matrices, tables and caches name their own type. Sums run in float32 (float64 where dtype is f64).
+// Determinism: a result row depends on its own inputs only, bit for bit: never on T, S, its neighbours or threads.
+#pragma once
+#include <stdint.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct koala_device koala_device;
+
+// Element types. f16 is read (embedding tables, koala_matmul_pack sources), never computed in.
+// 16..31 are reserved for block-quantised weight types of koala_matmul.
+enum koala_dtype { KOALA_F32 = 0, KOALA_BF16 = 1, KOALA_F64 = 2, KOALA_F16 = 3, KOALA_I32 = 4 };
+
+// ---- library ----
+int32_t koala_abi_version(void);
+const char* koala_last_error(void);
+
+// ---- device ----
+// Opens processor `ordinal` (cpu: 0) with `threads` compute threads, the caller included (0: one per available core).
+int32_t koala_device_open(koala_device** out, int32_t ordinal, int32_t threads);
+int32_t koala_device_close(koala_device* dev);
+// Writes a JSON object {"name","isa","threads","memory_bytes"} of at most `bytes` bytes, NUL included.
+int32_t koala_device_info(koala_device* dev, char* json, int32_t bytes);
+// Measures this machine: peaks[0] read bandwidth in GB/s, then GFLOP/s of [1] float32 and [2] bf16 products. About a second.
+int32_t koala_device_measure(koala_device* dev, double* peaks);
+
+// ---- memory (byte counts are doubles: exact to 2^53, and 64-bit integers are slow to pass) ----
+// Zeroed memory, 64-byte aligned, on huge pages where there are any.
+int32_t koala_memory_alloc(koala_device* dev, void** out, double bytes);
+int32_t koala_memory_free(koala_device* dev, void* data, double bytes);
+// Host to device, device to host, or within the device.
+int32_t koala_memory_copy(koala_device* dev, void* to, const void* from, double bytes);
+// Maps a file read-only into host memory. data and bytes are written.
+int32_t koala_file_map(void** data, double* bytes, const char* path);
+int32_t koala_file_unmap(void* data, double bytes);
+
+// ---- matrices: packed once at load into panels of 32 rows (columns of y), read as one stream ----
+// Bytes that a packed [N,K] matrix of element type `wtype` (f32, bf16, f64) takes.
+int32_t koala_matmul_pack_bytes(koala_device* dev, double* bytes, int32_t N, int32_t K, int32_t wtype);
+// Packs rows [row, row + R) of a matrix [N,K] from row-major `weight` [R,K] of type `stype` (f32, bf16, f16, f64).
+// q, k and v (or gate and up) packed at their offsets make one matrix. Rounds to nearest even.
+int32_t koala_matmul_pack(koala_device* dev, void* packed, const void* weight, int32_t N, int32_t K, int32_t row, int32_t R, int32_t wtype, int32_t stype);
+// y[t,n] = sum_k x[t,k] * w[n,k] (+ bias[n], unless bias is NULL) (+ y[t,n], if accumulate)
+// With wtype bf16, x is rounded to bf16 first and products are summed in float32.
+int32_t koala_matmul(koala_device* dev, void* y, const void* x, const void* packed, const void* bias, int32_t T, int32_t N, int32_t K, int32_t accumulate, int32_t wtype, int32_t dtype);
+
+// ---- ops ----
+// y[t,d] = table[tokens[t],d]; table is row-major [V,D] of type ttype (f32, bf16, f16, f64)
+int32_t koala_embed(koala_device* dev, void* y, const void* table, const int32_t* tokens, int32_t T, int32_t D, int32_t V, int32_t ttype, int32_t dtype);
+// y[t,d] = x[t,d] / sqrt(mean_d x[t,d]^2 + eps) * weight[d]
+int32_t koala_rms_norm(koala_device* dev, void* y, const void* x, const void* weight, int32_t T, int32_t D, float eps, int32_t dtype);
+// The same norm over each query and key head of qkv [T, (H+2G)*E] in place: weights are [E].
+int32_t koala_qk_norm(koala_device* dev, void* qkv, const void* q_weight, const void* k_weight, int32_t T, int32_t H, int32_t G, int32_t E, float eps, int32_t dtype);
+// Rotates the query and key heads of qkv in place, half-split: (a, b) = (v[i], v[i+E/2]) becomes (a*c - b*s, b*c + a*s)
+// with c, s = table[positions[t], i, 0..1]; table is f32 [positions, E/2, 2].
+int32_t koala_rope(koala_device* dev, void* qkv, const float* table, const int32_t* positions, int32_t T, int32_t H, int32_t G, int32_t E, int32_t dtype);
+// Bytes of the keys (and likewise of the values) of one page of P tokens (P a multiple of 32) in element type ctype (f32, bf16, f64).
+int32_t koala_cache_page_bytes(koala_device* dev, double* bytes, int32_t P, int32_t G, int32_t E, int32_t ctype);
+// Stores the key and value heads of qkv at slots[t] = page * P + offset. The layout inside a page is the backend's own.
+int32_t koala_cache_write(koala_device* dev, void* keys, void* values, const void* qkv, const int32_t* slots, int32_t T, int32_t H, int32_t G, int32_t E, int32_t P, int32_t ctype, int32_t dtype);
+// Causal attention of packed queries over the paged cache; y is [T, H*E], queries are read from qkv [T, (H+2G)*E].
+// Sequence s owns query rows starts[s]..starts[s+1]; its last query is its token lengths[s]-1, and token j lies at page
+// pages[s*M + j/P], offset j%P. y = softmax(scale * q.k) v over tokens j <= i, and j > i - window where window > 0.
+int32_t koala_attention(koala_device* dev, void* y, const void* qkv, const void* keys, const void* values, const int32_t* starts, const int32_t* lengths, const int32_t* pages, int32_t S, int32_t M, int32_t P, int32_t H, int32_t G, int32_t E, int32_t window, float scale, int32_t ctype, int32_t dtype);
+// y[t,f] = silu(gate_up[t,f]) * gate_up[t,F+f], gate_up is [T,2F], silu(a) = a / (1 + exp(-a))
+int32_t koala_silu_mul(koala_device* dev, void* y, const void* gate_up, int32_t T, int32_t F, int32_t dtype);
+// y[r,:] = x[rows[r],:]
+int32_t koala_gather_rows(koala_device* dev, void* y, const void* x, const int32_t* rows, int32_t R, int32_t D, int32_t dtype);
+// y[s,d] += sum of x[t,d] over starts[s] <= t < starts[s+1], t ascending; y is f64 [S,D]
+int32_t koala_sum_rows(koala_device* dev, double* y, const void* x, const int32_t* starts, int32_t S, int32_t D, int32_t dtype);
+
+// ---- sampling (logits are f32 [R,V]) ----
+// Picks ids[r] from row r. In order:
+//   1. repetition: history lists the distinct tokens of the sequence so far, counts how often each was generated
+//      (0: in the prompt only), for row r at history_starts[r]..history_starts[r+1]. A listed logit l becomes
+//      l > 0 ? l / repetition : l * repetition, then minus frequency * count, then minus presence if count > 0.
+//   2. bias: logit of bias_ids[i] += bias_values[i], i in bias_starts[r]..bias_starts[r+1].
+//   3. mask: where mask_rows[r] >= 0, tokens whose bit is clear in mask[mask_rows[r], v/32] are excluded.
+//   4. temperature 0: the largest logit, lowest id among equals. Otherwise logits / temperature, then keep
+//      the top_k largest (0: all; ties by lowest id), then of these the smallest set in descending order whose probability
+//      reaches top_p, then of these those with probability >= min_p * largest; draw by uniform[r] in [0,1) in
+//      descending order of probability (ties by lowest id).
+// scalars is f32 [R,7]: temperature, top_p, min_p, repetition, frequency, presence, and top_k as a float.
+// A row whose logits hold a NaN, or in which no token is allowed, gets id -1 and harms no other row. Logits are overwritten.
+int32_t koala_sample(koala_device* dev, int32_t* ids, float* logits, const float* scalars, const double* uniform, const int32_t* history_starts, const int32_t* history, const int32_t* counts, const int32_t* bias_starts, const int32_t* bias_ids, const float* bias_values, const int32_t* mask_rows, const uint32_t* mask, int32_t R, int32_t V);
+// logprobs[r] = log softmax(logits[r])[ids[r]] and the best k: top_ids, top_logprobs [R,k], descending, ties by lowest id.
+// ranks[r] = 1 + how many tokens have a larger logit than ids[r]. k may be 0. Equal tokens give equal bits in both lists. ids[r] < 0: 0, rank 0.
+int32_t koala_logprobs(koala_device* dev, float* logprobs, int32_t* ranks, int32_t* top_ids, float* top_logprobs, const float* logits, const int32_t* ids, int32_t R, int32_t V, int32_t k);
+
+#ifdef __cplusplus
+}
+#endif
