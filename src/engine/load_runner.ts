@@ -1,0 +1,157 @@
+/** From a model directory to a runner: reads config and weights, plans memory, and says in one sentence why something does not fit. */
+import { join } from "node:path";
+import { totalmem } from "node:os";
+import { openCheckpoint } from "../model/checkpoint.ts";
+import { type LlamaConfig, parseConfig } from "../model/config.ts";
+import { Llama } from "../model/llama.ts";
+import { type ComputeType, loadWeights } from "../model/weights.ts";
+import { Device } from "../tensor/device.ts";
+import { libraryPath } from "../tensor/library.ts";
+import { UsageError } from "../util/errors.ts";
+import { LlamaRunner, logitBytes, pageBytes } from "./llama_runner.ts";
+import type { EngineInfo } from "./messages.ts";
+
+export interface RunnerOptions {
+  directory: string;
+  /** auto: float32 stays, bfloat16 and float16 become bfloat16. */
+  dtype: "auto" | "float32" | "bfloat16" | "float64";
+  /** 0: every core this process may run on. */
+  threads: number;
+  /** null: what the model was made for, or what the cache holds. */
+  maxModelLen: number | null;
+  maxSequences: number;
+  /** Tokens of one step: decoding rows and a chunk of prefill together. */
+  maxStepTokens: number;
+  /** null: a quarter of the memory that is free once the weights are loaded. */
+  cacheBytes: number | null;
+}
+
+export const defaultRunnerOptions: Omit<RunnerOptions, "directory"> = {
+  dtype: "auto",
+  threads: 0,
+  maxModelLen: null,
+  maxSequences: 64,
+  maxStepTokens: 512,
+  cacheBytes: null,
+};
+
+export type LoadProgress = (stage: string, done: number, total: number) => void;
+
+const pageSize = 32;
+const GiB = 2 ** 30;
+
+export async function readConfig(directory: string): Promise<LlamaConfig> {
+  const path = join(directory, "config.json");
+  const file = Bun.file(path);
+  if (!(await file.exists()))
+    throw new UsageError(`${directory} has no config.json, so it is not a Hugging Face model directory.`);
+  let json: unknown;
+  try {
+    json = JSON.parse(await file.text());
+  } catch (error) {
+    throw new UsageError(`${path} is not JSON: ${(error as Error).message}.`);
+  }
+  return parseConfig(json, path);
+}
+
+export async function loadRunner(
+  options: RunnerOptions,
+  onProgress: LoadProgress = () => {},
+): Promise<{ runner: LlamaRunner; info: EngineInfo }> {
+  const start = performance.now();
+  const config = await readConfig(options.directory);
+  const checkpoint = await openCheckpoint(options.directory);
+  const types = new Set([...checkpoint.tensors.values()].map((tensor) => tensor.dtype));
+  const compute = computeType(options.dtype, types);
+  const device = Device.open(libraryPath("cpu"), { threads: options.threads });
+  const weights = loadWeights(device, checkpoint, config, compute, (done, total) =>
+    onProgress("loading weights", done, total),
+  );
+  const longest = longestSequence(config);
+  if (options.maxModelLen !== null && options.maxModelLen > longest) {
+    throw new UsageError(
+      `--max-model-len ${options.maxModelLen} is more than the ${longest} positions of ${options.directory}.`,
+    );
+  }
+  const model = new Llama(device, config, weights, {
+    maxTokens: options.maxStepTokens,
+    positions: options.maxModelLen ?? longest,
+  });
+  const cache = planCache(model, options, options.maxModelLen ?? longest);
+  const runner = new LlamaRunner(model, {
+    maxTokens: options.maxStepTokens,
+    maxRows: Math.min(options.maxSequences, options.maxStepTokens),
+    pageSize,
+    ...cache,
+  });
+  const info: EngineInfo = {
+    vocabularySize: config.vocabularySize,
+    maxModelLen: cache.maxModelLen,
+    maxSequences: options.maxSequences,
+    dtype: { f32: "float32", bf16: "bfloat16", f64: "float64" }[compute],
+    device: `${device.info.name} (${device.info.isa}, ${device.info.threads} threads)`,
+    parameterCount: weights.parameterCount,
+    weightBytes: weights.bytes,
+    cacheBytes: runner.cacheBytes,
+    loadMs: performance.now() - start,
+    hiddenSize: config.hiddenSize,
+  };
+  return { runner, info };
+}
+
+function computeType(dtype: RunnerOptions["dtype"], stored: Set<string>): ComputeType {
+  switch (dtype) {
+    case "float32":
+      return "f32";
+    case "bfloat16":
+      return "bf16";
+    case "float64":
+      return "f64";
+    case "auto":
+      return stored.has("BF16") || stored.has("F16") ? "bf16" : "f32";
+    default:
+      return dtype satisfies never;
+  }
+}
+
+/** Positions that the rope scaling was made for, as vLLM derives them. */
+export function longestSequence(config: LlamaConfig): number {
+  const { scaling } = config.rope;
+  switch (scaling.type) {
+    case "linear":
+    case "dynamic":
+      return Math.floor(config.maxPositions * scaling.factor);
+    case "yarn":
+      return Math.max(config.maxPositions, Math.floor(scaling.originalMaxPositions * scaling.factor));
+    default:
+      return config.maxPositions;
+  }
+}
+
+/** Pages for every sequence at full length, or as many as the budget holds. */
+function planCache(
+  model: Llama,
+  options: RunnerOptions,
+  wanted: number,
+): { pageCount: number; maxModelLen: number } {
+  const bytes = pageBytes(model, pageSize);
+  const all = Math.ceil(wanted / pageSize) * options.maxSequences;
+  const budget =
+    options.cacheBytes ?? Math.max(availableMemory() - logitBytes(model, options.maxSequences), 0) / 4;
+  const pageCount = Math.min(all, Math.floor(budget / bytes));
+  const holds = pageCount * pageSize;
+  if (holds >= wanted) return { pageCount, maxModelLen: wanted };
+  if (options.maxModelLen === null && holds >= Math.min(wanted, 1024))
+    return { pageCount, maxModelLen: holds };
+  const needed = ((Math.ceil(wanted / pageSize) * bytes) / GiB).toFixed(2);
+  throw new UsageError(
+    `A KV cache of ${(budget / GiB).toFixed(2)} GiB holds ${holds} tokens, fewer than one sequence of ${wanted}, which takes ${needed} GiB. Lower --max-model-len or raise --cache-memory.`,
+  );
+}
+
+/** Bytes that this machine (or container) can still give. */
+function availableMemory(): number {
+  const limit = process.constrainedMemory?.() ?? 0;
+  const free = process.availableMemory?.() ?? totalmem() / 2;
+  return limit > 0 && limit < totalmem() ? Math.min(free, limit - process.memoryUsage.rss()) : free;
+}

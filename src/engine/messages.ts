@@ -1,0 +1,158 @@
+/** What the server and the engine say to each other. Plain data only: it crosses a process boundary as JSON.
+ *  Token ids are the only language: text, templates and stop strings live on the server's side. */
+
+/** How one sequence is sampled. Every field is set: the server fills in defaults and checks limits. */
+export interface SamplingParams {
+  /** 0 is greedy. */
+  temperature: number;
+  /** 0 keeps all. */
+  topK: number;
+  topP: number;
+  minP: number;
+  /** 1 changes nothing; applies to prompt and generated tokens. */
+  repetitionPenalty: number;
+  /** Apply to generated tokens. */
+  frequencyPenalty: number;
+  presencePenalty: number;
+  /** Added to the logits of these ids. */
+  logitBias: [id: number, bias: number][];
+  /** Same seed, same tokens, whatever else runs. The server draws one where the request has none. Unsigned 32 bits. */
+  seed: number;
+  /** No stop id ends the sequence before this many tokens: they are masked. */
+  minTokens: number;
+  /** 0: only score the prompt. */
+  maxTokens: number;
+  /** Ids that end the sequence, the model's end-of-sequence ids included unless `ignoreEos`. The stop id itself is reported as a token. */
+  stopTokenIds: number[];
+  /** null: none; n: the chosen token's logprob and the n best. Raw model logprobs, before penalties and temperature. */
+  logprobs: number | null;
+  /** The same for each prompt token (the first has none). */
+  promptLogprobs: number | null;
+  /** Output must match. */
+  grammar: GrammarSpec | null;
+}
+
+/** Constrained decoding: what the whole output must match, end-of-sequence after it. */
+export type GrammarSpec =
+  | { kind: "json_object" }
+  | { kind: "json_schema"; schema: JsonValue }
+  | { kind: "literal"; text: string }
+  | { kind: "regex"; pattern: string }
+  | { kind: "sequence"; parts: GrammarSpec[] }
+  | { kind: "choice"; options: GrammarSpec[] }
+  | { kind: "repeat"; part: GrammarSpec; min: number; max: number | null; separator: string };
+
+export type JsonValue = null | boolean | number | string | JsonValue[] | { [key: string]: JsonValue };
+
+export interface GenerateRequest {
+  id: string;
+  prompt: number[];
+  params: SamplingParams;
+  /** Requests of one group share their prompt (n > 1): followers wait until the leader's prompt is cached. null: none. */
+  group: string | null;
+  /** Smaller runs earlier; 0 is normal. */
+  priority: number;
+  /** Prefixes are shared only between requests of equal salt (tenants do not see each other's timing). */
+  cacheSalt: string;
+}
+
+export interface TokenLogprob {
+  id: number;
+  logprob: number;
+  /** 1: the most likely. */
+  rank: number;
+  /** Best first. */
+  top: [id: number, logprob: number][];
+}
+
+export type FinishReason = "stop" | "length" | "abort" | "error";
+
+/** What `generate` yields: at most one prompt event, then tokens, then exactly one finish. */
+export type EngineEvent =
+  | { type: "prompt"; cachedTokens: number; logprobs: (TokenLogprob | null)[] | null }
+  | { type: "token"; id: number; logprob: TokenLogprob | null }
+  /** stopTokenId: the id that ended it. error: one sentence for the user. */
+  | { type: "finish"; reason: FinishReason; stopTokenId: number | null; error: string | null };
+
+export interface EmbedRequest {
+  id: string;
+  prompt: number[];
+  cacheSalt: string;
+}
+
+/** A snapshot for /metrics, /readyz and the scheduler's tests. Counters only grow. */
+export interface EngineStats {
+  running: number;
+  waiting: number;
+  pagesTotal: number;
+  /** Held by running sequences. */
+  pagesUsed: number;
+  /** Free of readers but still holding a reusable prefix. */
+  pagesCached: number;
+  pageSize: number;
+  promptTokens: number;
+  generatedTokens: number;
+  prefixQueriesTokens: number;
+  prefixHitTokens: number;
+  preemptions: number;
+  steps: number;
+  /** Milliseconds since the last finished step, while something runs; 0 when idle. */
+  stalledMs: number;
+}
+
+/** What the engine says when its model is loaded. */
+export interface EngineInfo {
+  vocabularySize: number;
+  /** Prompt and answer together. */
+  maxModelLen: number;
+  maxSequences: number;
+  dtype: string;
+  device: string;
+  parameterCount: number;
+  weightBytes: number;
+  cacheBytes: number;
+  loadMs: number;
+  hiddenSize: number;
+}
+
+/** Server to engine process. */
+export type ToEngine =
+  | { type: "generate"; request: GenerateRequest }
+  | { type: "embed"; request: EmbedRequest }
+  | { type: "abort"; id: string }
+  | { type: "stop" };
+
+/** Engine process to server. `events` carries everything one step produced, so a step costs one message. */
+export type FromEngine =
+  | { type: "progress"; stage: string; done: number; total: number }
+  | { type: "ready"; info: EngineInfo }
+  | { type: "failed"; error: string }
+  | { type: "events"; events: [id: string, event: EngineEvent][]; stats: EngineStats }
+  | { type: "embedding"; id: string; embedding: number[] | null; tokens: number; error: string | null };
+
+/** The queue is full: the server answers 429 with a hint when to try again. */
+export class QueueFullError extends Error {
+  override name = "QueueFullError";
+}
+
+/** The engine died or is not loaded: the server answers 503. */
+export class EngineUnavailableError extends Error {
+  override name = "EngineUnavailableError";
+}
+
+/** The handle that the server holds. `src/engine/engine.ts` implements it over a child process; tests fake it. */
+export interface Engine {
+  readonly state: "loading" | "ready" | "failed" | "stopped";
+  /** null until ready. */
+  readonly info: EngineInfo | null;
+  readonly stats: EngineStats;
+  /** Resolves when the model is loaded; rejects with the reason in one sentence. */
+  ready(): Promise<EngineInfo>;
+  /** Ends with a finish event whatever happens; aborting `signal` or leaving the loop frees everything the request held.
+   *  Throws QueueFullError or EngineUnavailableError before the first event. */
+  generate(request: GenerateRequest, signal?: AbortSignal): AsyncIterable<EngineEvent>;
+  /** Mean of the last hidden states (after the final norm) over the prompt's tokens. */
+  embed(request: EmbedRequest, signal?: AbortSignal): Promise<Float32Array>;
+  /** Ends what runs with finish reason "abort", then the process. */
+  stop(): Promise<void>;
+}

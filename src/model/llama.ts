@@ -1,0 +1,97 @@
+/** The LLaMA family: RMSNorm, rotary grouped-query attention, SwiGLU; Mistral's window, Qwen2's biases and Qwen3's head norms are options.
+ *  One packed batch in, hidden states out. The block below reads like the paper; weights come from weights.ts. */
+import { Arena, aligned } from "../tensor/arena.ts";
+import type { Device } from "../tensor/device.ts";
+import { type Heads, Ops } from "../tensor/ops.ts";
+import { bytesOf, type DType, type Tensor } from "../tensor/tensor.ts";
+import type { Batch } from "./batch.ts";
+import type { LlamaConfig } from "./config.ts";
+import { ropeTable } from "./rope.ts";
+import type { Block, LlamaWeights } from "./weights.ts";
+
+/** Attention of one layer: y [T, H*E] from the rotated qkv [T, (H+2G)*E]. Serving reads and writes a paged cache here. */
+export type Attend = (y: Tensor, qkv: Tensor, batch: Batch, layer: number) => void;
+
+export class Llama {
+  readonly ops: Ops;
+  readonly heads: Heads;
+  /** Element type of activations: float32 also over bfloat16 weights. */
+  readonly dtype: DType;
+  private readonly buffers: Record<"x" | "h" | "qkv" | "attended" | "gateUp" | "gated", Tensor>;
+  private readonly rope: Tensor;
+  private readonly arena: Arena;
+
+  /** `maxTokens` bounds T of one batch; `positions` bounds the length of a sequence. */
+  constructor(
+    readonly device: Device,
+    readonly config: LlamaConfig,
+    readonly weights: LlamaWeights,
+    limits: { maxTokens: number; positions: number },
+  ) {
+    this.ops = new Ops(device);
+    this.heads = { H: config.headCount, G: config.keyValueHeadCount, E: config.headDim };
+    this.dtype = weights.activationType;
+    const widths = activationWidths(config);
+    const tableBytes = limits.positions * config.headDim * 4;
+    const bytes = Object.values(widths).reduce(
+      (sum, width) => sum + aligned(limits.maxTokens * width * bytesOf[this.dtype]),
+      0,
+    );
+    this.arena = new Arena(device, "activations", bytes + aligned(tableBytes));
+    const named = Object.entries(widths).map(([name, width]) => [
+      name,
+      this.arena.tensor([limits.maxTokens, width], this.dtype),
+    ]);
+    this.buffers = Object.fromEntries(named) as typeof this.buffers;
+    this.rope = this.arena.tensor([limits.positions, config.headDim / 2, 2], "f32");
+    device.upload(this.rope, ropeTable(config, limits.positions));
+  }
+
+  /** Runs the batch and returns its hidden states [T, D] after the final norm; valid until the next call. */
+  forward(batch: Batch, attend: Attend): Tensor {
+    const { ops, config, weights } = this;
+    const x = this.buffers.x.rows(batch.T);
+    const h = this.buffers.h.rows(batch.T);
+    ops.embed(x, weights.embedding, batch.tokens);
+    weights.blocks.forEach((block, layer) => this.block(x, block, batch, layer, attend));
+    ops.rmsNorm(h, x, weights.norm, config.normEps);
+    return h;
+  }
+
+  /** logits [R, V] of the hidden states of R rows. */
+  head(logits: Tensor, hidden: Tensor): void {
+    this.ops.matmul(logits, hidden, this.weights.head);
+  }
+
+  close(): void {
+    this.arena.close();
+  }
+
+  /** x [T, D] <- x + attention(norm(x)); x <- x + mlp(norm(x)). */
+  private block(x: Tensor, w: Block, batch: Batch, layer: number, attend: Attend): void {
+    const { ops, heads, config } = this;
+    const { T } = batch;
+    const h = this.buffers.h.rows(T);
+    const qkv = this.buffers.qkv.rows(T);
+    const attended = this.buffers.attended.rows(T);
+    const gateUp = this.buffers.gateUp.rows(T);
+    const gated = this.buffers.gated.rows(T);
+
+    ops.rmsNorm(h, x, w.attentionNorm, config.normEps);
+    ops.matmul(qkv, h, w.qkv, w.qkvBias);
+    if (w.queryNorm && w.keyNorm) ops.qkNorm(qkv, w.queryNorm, w.keyNorm, heads, config.normEps);
+    ops.rope(qkv, this.rope, batch.positions, heads);
+    attend(attended, qkv, batch, layer);
+    ops.matmul(x, attended, w.output, w.outputBias, true);
+
+    ops.rmsNorm(h, x, w.mlpNorm, config.normEps);
+    ops.matmul(gateUp, h, w.gateUp, w.gateUpBias);
+    ops.siluMul(gated, gateUp);
+    ops.matmul(x, gated, w.down, w.downBias, true);
+  }
+}
+
+function activationWidths(config: LlamaConfig) {
+  const { hiddenSize: D, intermediateSize: F, headCount: H, keyValueHeadCount: G, headDim: E } = config;
+  return { x: D, h: D, qkv: (H + 2 * G) * E, attended: H * E, gateUp: 2 * F, gated: F };
+}

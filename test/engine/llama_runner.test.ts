@@ -1,0 +1,147 @@
+import { afterAll, describe, expect, test } from "bun:test";
+import type { LlamaRunner } from "../../src/engine/llama_runner.ts";
+import type { StepRow } from "../../src/engine/runner.ts";
+import { readGolden } from "../support/golden.ts";
+import { greedy, openModel } from "../support/models.ts";
+import { families, familyDirectory } from "../support/paths.ts";
+
+const V = 512;
+
+/** A row over its own pages: sequence s owns pages 8s .. 8s+7. */
+const row = (s: number, tokens: number[], past: number, more: Partial<StepRow> = {}): StepRow => ({
+  tokens,
+  past,
+  pages: Array.from({ length: 8 }, (_, i) => s * 8 + i),
+  sample: null,
+  score: null,
+  embed: false,
+  ...more,
+});
+
+/** Log-probabilities of every token after every position: [T][V], from top lists as long as they get, by target. */
+function scores(runner: LlamaRunner, tokens: number[], targets: number[], s = 0): number[] {
+  const [result] = runner.step([row(s, tokens, 0, { score: { targets, top: 1 } })]);
+  return (result?.scores ?? []).map((score) => score?.logprob ?? Number.NaN);
+}
+
+function generate(runner: LlamaRunner, prompt: number[], count: number): number[] {
+  const out: number[] = [];
+  let next = prompt;
+  for (let past = 0; out.length < count; past += next.length, next = out.slice(-1)) {
+    const [result] = runner.step([row(0, next, past, { sample: greedy })]);
+    out.push(result?.id ?? -1);
+  }
+  return out;
+}
+
+/** Logits of every position, as the model computes them. */
+function allLogits(runner: LlamaRunner, tokens: number[]): Float32Array {
+  return runner.logitsOf(row(0, tokens, 0));
+}
+
+describe.each([...families])("%s against PyTorch and transformers", (family) => {
+  const golden = readGolden(family);
+  const exact = openModel(familyDirectory(family), { dtype: "float32" });
+  afterAll(async () => (await exact).close());
+
+  test("logits are within 1e-4 in float32", async () => {
+    const { values } = (await golden).floats("logits");
+    const runner = await exact;
+    (await golden).ids("inputs.ids").forEach((ids, b) => {
+      const logits = allLogits(runner, ids);
+      const want = values.subarray(b * ids.length * V, (b + 1) * ids.length * V);
+      const worst = logits.reduce((max, value, i) => Math.max(max, Math.abs(value - (want[i] as number))), 0);
+      expect(worst).toBeLessThan(1e-4);
+    });
+  });
+
+  test("logit rows have cosine above 0.999 in bfloat16", async () => {
+    const runner = await openModel(familyDirectory(family), { dtype: "bfloat16" });
+    const { values } = (await golden).floats("logits");
+    const ids = (await golden).ids("inputs.ids")[0] as number[];
+    const logits = allLogits(runner, ids);
+    for (let t = 0; t < ids.length; t++) {
+      expect(
+        cosine(logits.subarray(t * V, (t + 1) * V), values.subarray(t * V, (t + 1) * V)),
+      ).toBeGreaterThan(0.999);
+    }
+    runner.close();
+  });
+
+  test("32 greedy tokens are equal", async () => {
+    const prompts = (await golden).ids("inputs.ids");
+    const wanted = (await golden).ids("greedy.ids");
+    const runner = await exact;
+    for (const [b, prompt] of prompts.entries()) {
+      expect(generate(runner, prompt, 32)).toEqual(wanted[b]?.slice(prompt.length) as number[]);
+    }
+  });
+
+  test("log-likelihoods of the last seven tokens are within 1e-4", async () => {
+    const runner = await exact;
+    for (const [b, ids] of (await golden).ids("inputs.ids").entries()) {
+      const logprobs = scores(runner, ids, [...ids.slice(1), -1]);
+      const sum = logprobs.slice(ids.length - 8, ids.length - 1).reduce((a, x) => a + x, 0);
+      expect(Math.abs(sum - ((await golden).json.loglikelihood[b] as number))).toBeLessThan(1e-4);
+    }
+  });
+
+  test.each(["float32", "bfloat16"] as const)(
+    "a packed batch equals single rows, bit for bit, in %s",
+    async (dtype) => {
+      const runner = await openModel(familyDirectory(family), { dtype });
+      const prompts = (await golden).ids("inputs.ids");
+      const targets = prompts.map((ids) => [...ids.slice(1), -1]);
+      const alone = prompts.map((ids, b) => scores(runner, ids, targets[b] as number[]));
+      const packed = runner
+        .step(prompts.map((ids, b) => row(b, ids, 0, { score: { targets: targets[b] as number[], top: 1 } })))
+        .map((result) => (result.scores ?? []).map((score) => score?.logprob ?? Number.NaN));
+      expect(packed).toEqual(alone);
+      runner.close();
+    },
+  );
+
+  test.each(["float32", "bfloat16"] as const)(
+    "prefill in chunks of any size equals prefill in one, bit for bit, in %s",
+    async (dtype) => {
+      const runner = await openModel(familyDirectory(family), { dtype });
+      const ids = (await golden).ids("greedy.ids")[0] as number[];
+      const whole = allLogits(runner, ids);
+      for (const size of [1, 5, 16]) {
+        const parts: number[] = [];
+        for (let past = 0; past < ids.length; past += size)
+          parts.push(...runner.logitsOf(row(1, ids.slice(past, past + size), past)));
+        expect(parts).toEqual(Array.from(whole));
+      }
+      runner.close();
+    },
+  );
+});
+
+test("float64 and float32 agree to float32's precision", async () => {
+  const ids = (await readGolden("llama-mha")).ids("inputs.ids")[0] as number[];
+  const [single, double] = await Promise.all([
+    openModel(familyDirectory("llama-mha"), { dtype: "float32" }),
+    openModel(familyDirectory("llama-mha"), { dtype: "float64" }),
+  ]);
+  const a = allLogits(single, ids);
+  const b = allLogits(double, ids);
+  expect(a.reduce((max, value, i) => Math.max(max, Math.abs(value - (b[i] as number))), 0)).toBeLessThan(
+    2e-5,
+  );
+  single.close();
+  double.close();
+});
+
+function cosine(a: Float32Array, b: Float32Array): number {
+  let dot = 0;
+  let aa = 0;
+  let bb = 0;
+  a.forEach((x, i) => {
+    const y = b[i] as number;
+    dot += x * y;
+    aa += x * x;
+    bb += y * y;
+  });
+  return dot / Math.sqrt(aa * bb);
+}
