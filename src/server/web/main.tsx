@@ -1,0 +1,6 @@
+/** The page's entry: puts the application into the document. */
+import { render } from "preact";
+import { App } from "./app.tsx";
+
+const root = document.getElementById("app");
+if (root !== null) render(<App />, root);
