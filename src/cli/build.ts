@@ -15,7 +15,8 @@ export async function buildExecutable(out: string): Promise<void> {
       entrypoints: [join(rootDirectory, "src", "cli", "main.ts")],
       target: "bun",
       minify: { whitespace: true, syntax: true },
-      define: versionStamp(),
+      // Otherwise the page's library is its development build, a quarter larger.
+      define: { ...versionStamp(), "process.env.NODE_ENV": '"production"' },
       plugins: [transformersWithoutRequire],
       compile: {
         outfile: temporary,
