@@ -1,0 +1,107 @@
+/** Flags that every verb with a model shares, and how a model's name becomes a folder. */
+import { stat } from "node:fs/promises";
+import { type Command, InvalidArgumentError } from "commander";
+import { defaultRunnerOptions, type RunnerOptions } from "../engine/load_runner.ts";
+import { fetchModel } from "../model/hub.ts";
+import { UsageError } from "../util/errors.ts";
+import { Progress } from "../util/progress.ts";
+
+export interface ModelFlags {
+  dtype: RunnerOptions["dtype"];
+  device: string;
+  threads: number;
+  maxModelLen?: number;
+  maxSequences: number;
+  maxStepTokens: number;
+  cacheMemory?: number;
+}
+
+/** Adds --dtype, --device, --threads, --max-model-len, --max-sequences, --max-step-tokens, --cache-memory. */
+export function addModelFlags(command: Command): Command {
+  const d = defaultRunnerOptions;
+  return command
+    .option(
+      "--dtype <type>",
+      "compute in float32 or bfloat16; auto follows the checkpoint",
+      dtypeFlag,
+      d.dtype,
+    )
+    .option("--device <device>", "where to run; this build knows cpu", "cpu")
+    .option("--threads <n>", "compute threads; 0 uses every core", integer(0, 1024), d.threads)
+    .option(
+      "--max-model-len <n>",
+      "longest sequence, prompt and answer together (default: the model's)",
+      integer(1, 2 ** 24),
+    )
+    .option("--max-sequences <n>", "sequences that run at the same time", integer(1, 1024), d.maxSequences)
+    .option(
+      "--max-step-tokens <n>",
+      "tokens of one step: decoding and a chunk of prefill",
+      integer(1, 65536),
+      d.maxStepTokens,
+    )
+    .option(
+      "--cache-memory <gib>",
+      "memory for the KV cache in GiB (default: a quarter of what is free)",
+      number(0.001, 65536),
+    );
+}
+
+export function runnerOptions(directory: string, flags: ModelFlags): RunnerOptions {
+  if (flags.device !== "cpu") {
+    throw new UsageError(
+      `--device ${flags.device} is not known; this build has cpu. Run koala doctor to see what this machine can do.`,
+    );
+  }
+  return {
+    directory,
+    dtype: flags.dtype,
+    threads: flags.threads,
+    maxModelLen: flags.maxModelLen ?? null,
+    maxSequences: flags.maxSequences,
+    maxStepTokens: flags.maxStepTokens,
+    cacheBytes: flags.cacheMemory === undefined ? null : flags.cacheMemory * 2 ** 30,
+  };
+}
+
+/** A folder stays; org/model is fetched from the hub into the cache, with a progress bar. */
+export async function resolveModel(name: string): Promise<string> {
+  const found = await stat(name).catch(() => null);
+  if (found?.isDirectory()) return name;
+  if (found)
+    throw new UsageError(
+      `${name} is a file; a model is a folder with config.json, weights and tokenizer.json.`,
+    );
+  if (!/^[\w.-]+\/[\w.-]+(@[\w./-]+)?$/.test(name) || name.startsWith(".")) {
+    throw new UsageError(`There is no folder ${name}, and it is not a hub name such as org/model.`);
+  }
+  const progress = new Progress("bytes");
+  return fetchModel(name, {
+    onProgress: ({ bytesDone, bytesTotal }) => progress.update(`fetching ${name}`, bytesDone, bytesTotal),
+  });
+}
+
+/** A parser of whole numbers for commander that names the limits. */
+export function integer(min: number, max: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (!/^-?\d+$/.test(text) || value < min || value > max) {
+      throw new InvalidArgumentError(`It must be a whole number from ${min} to ${max}.`);
+    }
+    return value;
+  };
+}
+
+export function number(min: number, max: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() === "" || !(value >= min && value <= max))
+      throw new InvalidArgumentError(`It must be a number from ${min} to ${max}.`);
+    return value;
+  };
+}
+
+function dtypeFlag(text: string): RunnerOptions["dtype"] {
+  if (text === "auto" || text === "float32" || text === "bfloat16" || text === "float64") return text;
+  throw new InvalidArgumentError("It must be auto, float32, bfloat16 or float64.");
+}
