@@ -1,7 +1,12 @@
 /** A server over a fake engine, called without a port. */
 
 import { createServer } from "../../src/server/app.ts";
-import { ModelRegistry, serverContext, type ServedModel, type ServerContext } from "../../src/server/context.ts";
+import {
+  ModelRegistry,
+  serverContext,
+  type ServedModel,
+  type ServerContext,
+} from "../../src/server/context.ts";
 import { listen, type RunningServer } from "../../src/server/listen.ts";
 import type { Limits } from "../../src/server/limits.ts";
 import { builtinTemplate } from "../../src/text/template.ts";
@@ -14,11 +19,19 @@ export interface TestServer {
   app: ReturnType<typeof createServer>;
   /** Lines that went to the log. */
   log: string[];
-  post(path: string, body: unknown, options?: { headers?: Record<string, string>; signal?: AbortSignal }): Promise<Response>;
+  post(
+    path: string,
+    body: unknown,
+    options?: { headers?: Record<string, string>; signal?: AbortSignal },
+  ): Promise<Response>;
   get(path: string, headers?: Record<string, string>): Promise<Response>;
 }
 
-type Given = Partial<Omit<ServerContext, "limits" | "models">> & { limits?: Partial<Limits>; engine?: FakeOptions; model?: Partial<ServedModel> };
+type Given = Partial<Omit<ServerContext, "limits" | "models">> & {
+  limits?: Partial<Limits>;
+  engine?: FakeOptions;
+  model?: Partial<ServedModel>;
+};
 
 const tokenizer = byteTokenizer();
 
@@ -26,16 +39,38 @@ export function testServer(given: Given = {}): TestServer {
   const { engine: options = {}, model: overrides = {}, ...rest } = given;
   const engine = new FakeEngine(tokenizer, options);
   const model: ServedModel = {
-    id: "tiny", aliases: ["gpt-test"], engine, tokenizer, template: builtinTemplate("chatml", tokenizer), toolFormat: null,
-    created: 1_700_000_000, generationDefaults: {}, maxModelLen: options.maxModelLen ?? 2048, path: "/models/tiny", ...overrides,
+    id: "tiny",
+    aliases: ["gpt-test"],
+    engine,
+    tokenizer,
+    template: builtinTemplate("chatml", tokenizer),
+    toolFormat: null,
+    created: 1_700_000_000,
+    generationDefaults: {},
+    maxModelLen: options.maxModelLen ?? 2048,
+    path: "/models/tiny",
+    ...overrides,
   };
   const log: string[] = [];
-  const context = serverContext({ models: new ModelRegistry([model]), log: (line) => log.push(line), ...rest });
+  const context = serverContext({
+    models: new ModelRegistry([model]),
+    log: (line) => log.push(line),
+    ...rest,
+  });
   const app = createServer(context);
   return {
-    engine, model, context, app, log,
+    engine,
+    model,
+    context,
+    app,
+    log,
     post: async (path, body, init = {}) =>
-      app.request(path, { method: "POST", body: typeof body === "string" ? body : JSON.stringify(body), headers: init.headers ?? {}, ...(init.signal ? { signal: init.signal } : {}) }),
+      app.request(path, {
+        method: "POST",
+        body: typeof body === "string" ? body : JSON.stringify(body),
+        headers: init.headers ?? {},
+        ...(init.signal ? { signal: init.signal } : {}),
+      }),
     get: async (path, headers = {}) => app.request(path, { headers }),
   };
 }
@@ -47,7 +82,9 @@ export function listeningServer(given: Given = {}): TestServer & { running: Runn
 }
 
 /** The parsed `data:` events of a stream; comments apart. */
-export async function readEvents(response: Response): Promise<{ events: any[]; comments: string[]; done: boolean }> {
+export async function readEvents(
+  response: Response,
+): Promise<{ events: any[]; comments: string[]; done: boolean }> {
   const blocks = (await response.text()).split("\n\n").filter((block) => block !== "");
   const data = blocks.filter((block) => block.startsWith("data: ")).map((block) => block.slice(6));
   return {
