@@ -100,6 +100,74 @@ int32_t koala_sample(koala_device* dev, int32_t* ids, float* logits, const float
 // ranks[r] = 1 + how many tokens have a larger logit than ids[r]. k may be 0. Equal tokens give equal bits in both lists. ids[r] < 0: 0, rank 0.
 int32_t koala_logprobs(koala_device* dev, float* logprobs, int32_t* ranks, int32_t* top_ids, float* top_logprobs, const float* logits, const int32_t* ids, int32_t R, int32_t V, int32_t k);
 
+// ---- training: backward ops mirror the forward ones; gradients of activations are written, those of parameters added ----
+// Parameters and their gradients lie row-major in flat blocks. Parameter gradients are float32 (f64 where dtype is f64).
+// Sums over tokens run in ascending t in one fixed order, so results do not depend on threads.
+//
+// Packs the transpose of row-major weight [N,K] (type stype) as a matrix [K,N]: dx = dy w is koala_matmul of dy with it.
+int32_t koala_matmul_pack_transposed(koala_device* dev, void* packed, const void* weight, int32_t N, int32_t K, int32_t wtype, int32_t stype);
+// dw[n,k] += sum_t dy[t,n] * x[t,k]; dw is row-major. ctype bf16 rounds dy and x to bf16 first and sums in float32.
+int32_t koala_matmul_weight_gradient(koala_device* dev, void* dw, const void* dy, const void* x, int32_t T, int32_t N, int32_t K, int32_t ctype, int32_t dtype);
+// db[n] += sum_t dy[t,n]
+int32_t koala_bias_gradient(koala_device* dev, void* db, const void* dy, int32_t T, int32_t N, int32_t dtype);
+// dtable[tokens[order[i]],:] += dy[order[i],:], i ascending; order sorts the positions by token, stably.
+int32_t koala_embed_backward(koala_device* dev, void* dtable, const void* dy, const int32_t* tokens, const int32_t* order, int32_t T, int32_t D, int32_t V, int32_t dtype);
+// With r = 1/sqrt(mean x^2 + eps): dx[t,:] (+)= r * (dy*w - x * r^2 * mean(dy*w*x)), dweight[d] += sum_t dy[t,d] * x[t,d] * r
+int32_t koala_rms_norm_backward(koala_device* dev, void* dx, void* dweight, const void* dy, const void* x, const void* weight, int32_t T, int32_t D, float eps, int32_t accumulate, int32_t dtype);
+// The same for koala_qk_norm: dqkv (gradient of its output) becomes the gradient of its input in place; qkv is its input.
+int32_t koala_qk_norm_backward(koala_device* dev, void* dqkv, void* dq_weight, void* dk_weight, const void* qkv, const void* q_weight, const void* k_weight, int32_t T, int32_t H, int32_t G, int32_t E, float eps, int32_t dtype);
+// Rotates the query and key heads of dqkv back, in place: the transpose of koala_rope.
+int32_t koala_rope_backward(koala_device* dev, void* dqkv, const float* table, const int32_t* positions, int32_t T, int32_t H, int32_t G, int32_t E, int32_t dtype);
+// Causal attention of S documents laid end to end (document s is rows starts[s]..starts[s+1]), no cache. y [T,H*E],
+// lse [T,H] = log sum exp of the scaled scores (f32; f64 where dtype is f64). forget: NULL, or f32 [S]: key j of document s is
+// hidden from query i with probability forget[s] (0 < j < i only; forgetful causal masking), decided by a hash of
+// (seed, absolute row of i, absolute row of j, head-independent).
+int32_t koala_document_attention(koala_device* dev, void* y, void* lse, const void* qkv, const int32_t* starts, const float* forget, int32_t S, int32_t H, int32_t G, int32_t E, int32_t window, int32_t seed, float scale, int32_t dtype);
+// dqkv [T,(H+2G)*E] from dy and what forward saw and gave.
+int32_t koala_document_attention_backward(koala_device* dev, void* dqkv, const void* dy, const void* y, const void* lse, const void* qkv, const int32_t* starts, const float* forget, int32_t S, int32_t H, int32_t G, int32_t E, int32_t window, int32_t seed, float scale, int32_t dtype);
+// dgate_up from dy and gate_up
+int32_t koala_silu_mul_backward(koala_device* dev, void* dgate_up, const void* dy, const void* gate_up, int32_t T, int32_t F, int32_t dtype);
+// y[i] = x[i] * keep(i) / (1 - p), keep(i) a hash of (seed, offset + i) with probability 1 - p. Its own backward. y may be x.
+int32_t koala_dropout(koala_device* dev, void* y, const void* x, double offset, int32_t n, int32_t seed, float p, int32_t dtype);
+// y[i] = a * x[i] + b * y[i]
+int32_t koala_axpby(koala_device* dev, void* y, const void* x, double n, double a, double b, int32_t dtype);
+// to[i] = from[i] in another element type (f32, bf16, f64; f16 as a source), nearest even
+int32_t koala_cast(koala_device* dev, void* to, const void* from, double n, int32_t to_type, int32_t from_type);
+// logprobs[r] = log softmax(logits[r])[targets[r]], lse[r] = log sum exp(logits[r]); a target of -1 gives 0. logits are [R,V] of type dtype;
+// logprobs and lse are f32 (f64 where dtype is f64).
+int32_t koala_cross_entropy(koala_device* dev, void* logprobs, void* lse, const void* logits, const int32_t* targets, int32_t R, int32_t V, int32_t dtype);
+// logits[r,v] becomes weights[r] * (softmax(logits[r])[v] - (v == targets[r])); rows with target -1 become 0. weights have lse's type.
+int32_t koala_cross_entropy_backward(koala_device* dev, void* logits, const void* lse, const void* weights, const int32_t* targets, int32_t R, int32_t V, int32_t dtype);
+// sum[0] = sum of squares of x[0..n) in double, in one fixed order; not finite if any x is not.
+int32_t koala_sum_squares(koala_device* dev, double* sum, const void* x, double n, int32_t dtype);
+// AdamW on n parameters of a flat block (Loshchilov & Hutter 2019), step counted from 1, gradient scaled first:
+//   g *= scale; m = b1*m + (1-b1)*g; v = b2*v + (1-b2)*g^2; w -= lr * (m/(1-b1^step) / (sqrt(v/(1-b2^step)) + eps) + decay*w)
+// scalars is f64 [8]: lr, b1, b2, eps, decay, scale, step, seed. Modes of `precision`:
+//   0: w, m, v are f32 (f64 where dtype is f64), low is NULL.
+//   1: w is bf16 and low the 16 low bits of its float32 master, bit-exact: bits = ((w - (low >> 15)) << 16) | low (uint16 arithmetic);
+//      m, v are bf16, rounded stochastically by a hash of (seed, step, index). dtype (of g) is f32.
+int32_t koala_adamw(koala_device* dev, void* w, void* low, void* m, void* v, const void* g, double n, const double* scalars, double index, int32_t precision, int32_t dtype);
+// Splits float32 masters into bf16 w and low (precision 1 above), and back.
+int32_t koala_master_split(koala_device* dev, void* w, void* low, const float* master, double n);
+int32_t koala_master_join(koala_device* dev, float* master, const void* w, const void* low, double n);
+
+// ---- communicator: ranks of one host over shared memory; sums run in rank order, so every rank and every run gets the same bits ----
+typedef struct koala_comm koala_comm;
+// Joins `world` ranks under `name` (a shared memory object, "/koala-..."); bytes is the staging slot of a rank. Waits for all.
+int32_t koala_comm_open(koala_comm** out, const char* name, int32_t rank, int32_t world, double bytes, double timeout_s);
+int32_t koala_comm_close(koala_comm* comm);
+// Makes every rank's current and later collectives fail at once.
+int32_t koala_comm_abort(koala_comm* comm);
+int32_t koala_comm_barrier(koala_comm* comm, double timeout_s);
+// x[i] = sum over ranks, n elements of f32 or f64
+int32_t koala_comm_all_reduce(koala_comm* comm, void* x, double n, int32_t dtype, double timeout_s);
+// out (n / world elements) = (out +, if accumulate) this rank's part of the sum over ranks of x (n elements, n a multiple of
+// world). The sum begins with out: calls that follow each other add all ranks' x one after another, whatever the world.
+int32_t koala_comm_reduce_scatter(koala_comm* comm, void* out, const void* x, double n, int32_t accumulate, int32_t dtype, double timeout_s);
+// out (n * world bytes) = every rank's n bytes, in rank order
+int32_t koala_comm_all_gather(koala_comm* comm, void* out, const void* x, double n, double timeout_s);
+int32_t koala_comm_broadcast(koala_comm* comm, void* x, double n, int32_t root, double timeout_s);
+
 #ifdef __cplusplus
 }
 #endif

@@ -287,25 +287,25 @@ export class Ops {
   }
 }
 
-const at = (tensor: Tensor) => tensor.data as Pointer;
-const code = (tensor: Tensor) => dtypeCode[tensor.dtype];
+export const at = (tensor: Tensor) => tensor.data as Pointer;
+export const code = (tensor: Tensor) => dtypeCode[tensor.dtype];
 
-function matrix(op: string, tensor: Tensor): [number, number] {
+export function matrix(op: string, tensor: Tensor): [number, number] {
   if (tensor.shape.length !== 2) throw new ShapeError(`${op}: ${tensor} is not a matrix`);
   return tensor.shape as [number, number];
 }
 
-function equal(op: string, what: string, got: number, want: number): void {
+export function equal(op: string, what: string, got: number, want: number): void {
   if (got !== want) throw new ShapeError(`${op}: ${what} is ${got}, expected ${want}`);
 }
 
-function same(op: string, first: Tensor, ...others: Tensor[]): void {
+export function same(op: string, first: Tensor, ...others: Tensor[]): void {
   for (const other of others) {
     if (other.dtype !== first.dtype) throw new ShapeError(`${op}: ${other} beside ${first}`);
   }
 }
 
-function qkvRows(op: string, qkv: Tensor, { H, G, E }: Heads): number {
+export function qkvRows(op: string, qkv: Tensor, { H, G, E }: Heads): number {
   const [T, width] = matrix(op, qkv);
   equal(op, "width of qkv", width, (H + 2 * G) * E);
   return T;

@@ -1,0 +1,77 @@
+// What every op file sees of a device: its threads, its scratch and its table of kernels.
+//
+// The files of the ops are compiled once per instruction set, each time in a namespace of its own (KOALA_NS), and fill
+// one `Kernels` table. The portable build also defines KOALA_EXPORTS: it carries the C functions, which check their
+// arguments and call through the table of the device. Nothing here or in an op file may use templates or inline
+// functions of the standard library: the linker would keep one copy, perhaps the AVX-512 one, for all.
+#pragma once
+#pragma GCC visibility push(default)
+#include "../include/koala.h"
+#pragma GCC visibility pop
+#include "pool.h"
+
+/** Keeps a sentence for koala_last_error() and returns -1. */
+int32_t fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
+#define KOALA_KERNELS(X)                                                                                       \
+  X(matmul_pack) X(matmul) X(embed) X(rms_norm) X(qk_norm) X(rope) X(cache_write) X(attention) X(silu_mul)     \
+  X(gather_rows) X(sum_rows) X(sample) X(logprobs) X(device_measure)                                           \
+  X(matmul_pack_transposed) X(matmul_weight_gradient) X(bias_gradient) X(embed_backward) X(rms_norm_backward)  \
+  X(qk_norm_backward) X(rope_backward) X(document_attention) X(document_attention_backward)                    \
+  X(silu_mul_backward) X(dropout) X(axpby) X(cast) X(cross_entropy) X(cross_entropy_backward) X(sum_squares)   \
+  X(adamw) X(master_split) X(master_join)
+
+/** One build's kernels; the arguments are those of koala.h and were checked. */
+struct Kernels {
+#define X(name) decltype(&koala_##name) name;
+  KOALA_KERNELS(X)
+#undef X
+};
+
+struct Scratch {
+  char* data = nullptr;
+  size_t bytes = 0;
+};
+
+struct koala_device {
+  Pool pool;
+  const Kernels* kernels = nullptr;
+  const char* isa = "";
+  Scratch shared;              // one block that all threads of a job see
+  Scratch local[THREADS_MAX];  // one block a thread
+};
+
+/** Makes the shared block and every thread's own block at least this big. Contents are undefined afterwards. */
+int32_t reserve(koala_device* dev, size_t shared_bytes, size_t local_bytes);
+
+/** Memory on huge pages, 64-byte aligned and zeroed; nullptr if there is none. */
+void* pages_alloc(size_t bytes);
+void pages_free(void* data, size_t bytes);
+
+static inline const char* type_name(int32_t type) {
+  const char* const names[] = {"f32", "bf16", "f64", "f16", "i32"};
+  return type >= 0 && type < 5 ? names[type] : "unknown";
+}
+static inline bool is_float_type(int32_t type) { return type == KOALA_F32 || type == KOALA_BF16
+    || type == KOALA_F64; }
+static inline size_t type_bytes(int32_t type) { return type == KOALA_F64 ? 8 : type == KOALA_BF16
+    || type == KOALA_F16 ? 2 : 4; }
+
+/** Returns from a C function with a sentence unless `condition` holds. */
+#define REQUIRE(condition, ...) \
+  do {                          \
+    if (!(condition)) return fail(__VA_ARGS__); \
+  } while (0)
+#define REQUIRE_POINTER(op, pointer) REQUIRE((pointer) != nullptr, "koala_" op ": " #pointer " is a null pointer.")
+#define REQUIRE_SIZE(op, size) REQUIRE((size) >= 0, "koala_" op ": " #size " is %d and must not be negative.", (int)(size))
+#define REQUIRE_POSITIVE(op, size) REQUIRE((size) > 0, "koala_" op ": " #size " is %d and must be positive.", (int)(size))
+#define REQUIRE_TYPE(op, type) \
+  REQUIRE(is_float_type(type), "koala_" op ": " #type " is %d (%s); f32, bf16 and f64 are supported.", type, type_name(type))
+
+#ifdef KOALA_NS
+namespace KOALA_NS {
+#define X(name) decltype(koala_##name) name;
+KOALA_KERNELS(X)
+#undef X
+}  // namespace KOALA_NS
+#endif

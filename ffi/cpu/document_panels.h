@@ -1,0 +1,173 @@
+// Heads of documents as panels, so that attention in training is made of the products of tile.h.
+//
+// For one head X [L, E] of a document, Lp being L up to 32 and Ep being E up to 32:
+//   token panels  panel j/32 of 32 tokens: for each dim, 32 tokens side by side     (for x . X^T, summed over dims)
+//   dim panels    panel e/32 of 32 dims: for each of Lp tokens, 32 dims side by side (for p X, summed over tokens)
+// Tokens behind L and dims behind E are zero. Sums run in C: float, or double where the activations are double.
+//
+// The work is cut into waves of (document, key/value head) pairs whose panels fit WAVE_BYTES, or one pair that does not.
+#pragma once
+#include "device.h"
+#include "hash.h"
+#include "tile.h"
+#include "transpose.h"
+
+namespace KOALA_NS {
+
+constexpr int DOCUMENT_ROWS = 8;                 // query or key rows of one tile
+constexpr size_t WAVE_BYTES = (size_t)48 << 20;  // of panels
+
+struct DocumentCall {
+  const int32_t* starts;
+  const float* forget;
+  int S, H, G, E, window;
+  uint32_t seed;
+  float scale;
+  inline int group() const { return H / G; }
+  inline int length(int s) const { return starts[s + 1] - starts[s]; }
+  inline size_t width() const { return (size_t)(H + 2 * G) * E; }
+};
+
+inline int round_panel(int n) { return (n + PANEL - 1) / PANEL * PANEL; }
+inline size_t token_elements(int L, int E) { return (size_t)round_panel(L) * E; }
+inline size_t dim_elements(int L, int E) { return (size_t)round_panel(L) * round_panel(E); }
+
+/** Tokens of `rows` (n of them, the rest zero) as one token panel. */
+template <class C, class T> inline void pack_token_panel(C* panel, const T* rows, size_t ld, int n, int E) {
+  if constexpr (Same<C, double>::value) {
+    for (int e = 0; e < E; e++)
+      for (int j = 0; j < PANEL; j++) panel[e * PANEL + j] = j < n ? (C)widen(rows[j * ld + e]) : 0;
+  } else {
+    for (int e = 0; e < E; e += W)
+      for (int j = 0; j < PANEL; j += W) {
+        vu block[W];
+        for (int i = 0; i < W; i++) block[i] = j + i < n ? (vu)load_row(rows + (j + i) * ld, e, E) : vu{};
+        transpose_block(block);
+        for (int i = 0; i < W && e + i < E; i++) write_bits(panel + (e + i) * PANEL + j, block[i]);
+      }
+  }
+}
+
+/** The same tokens as rows [at, at + 32) of the dim panels. */
+template <class C, class T> inline void pack_dim_panels(C* panels, int L, int at, const T* rows, size_t ld, int n,
+    int E) {
+  const size_t stride = (size_t)round_panel(L) * PANEL;
+  for (int j = 0; j < PANEL; j++)
+    for (int e = 0; e < round_panel(E); e += W) {
+      const vector_t<C> v = j < n && e < E ? load_row(rows + j * ld, e, E) : vector_t<C>{};
+      store(panels + e / PANEL * stride + (size_t)(at + j) * PANEL + e % PANEL, v);
+    }
+}
+
+/** scores[rows, to - from) = x [rows, E] . tokens [from, to)^T; `from` is a multiple of 32. */
+template <class C> inline void multiply_tokens(C* scores, size_t ld, const C* x, int rows, const C* panels, int E,
+    int from, int to) {
+  for (int j = from; j < to; j += PANEL) multiply_panel<C, C>(rows, x, E, panels + (size_t)j * E, E, scores + (j
+      - from), ld, false);
+}
+
+/** y [rows, Ep] (+)= weights [rows, to - from) . tokens [from, to). */
+template <class C> inline void multiply_dims(C* y, const C* weights, size_t ld, int rows, const C* panels, int L, int E,
+    int from, int to, bool resume) {
+  for (int e = 0; e < E; e += PANEL)
+    multiply_panel<C, C>(rows, weights, ld, panels + (size_t)e * round_panel(L) + (size_t)from * PANEL, to - from, y
+        + e, round_panel(E), resume);
+}
+
+/** Which (query, key) pairs of a document see each other. */
+struct Sight {
+  int window;
+  bool forgets;
+  uint32_t hidden;  // threshold of the hash
+  HashKey key;
+  uint32_t start;  // absolute row of the document
+  Sight(const DocumentCall& call, int s)
+      : window(call.window), forgets(call.forget && call.forget[s] > 0), hidden(forgets ? hash_threshold(call.forget[s])
+          : 0),
+        key(hash_key(call.seed, STREAM_FORGET)), start((uint32_t)call.starts[s]) {}
+  inline int first_key(int i) const { return window > 0 && i >= window ? i - window + 1 : 0; }
+  inline int last_query(int j, int L) const { return window > 0 && j < L - window ? j + window - 1 : L - 1; }
+  /** Lanes of keys j.. that query i sees. */
+  inline vi keys(int i, int j) const {
+    const vi at = (vi)lane_numbers() + j;
+    vi seen = (at <= i) & (at >= first_key(i));
+    if (forgets) seen &= ~((vi)(hash_bits(key, vu{} + (start + i), (vu)at + start) < hidden) & (at > 0) & (at < i));
+    return seen;
+  }
+  /** Lanes of queries i.. that see key j. */
+  inline vi queries(int i, int j, int L) const {
+    const vi at = (vi)lane_numbers() + i;
+    vi seen = (at >= j) & (at <= last_query(j, L));
+    if (forgets && j > 0) seen &= ~((vi)(hash_bits(key, (vu)at + start, vu{} + (start + j)) < hidden) & (at > j));
+    return seen;
+  }
+};
+
+inline vf where(vi seen, vf a, vf b) { return seen ? a : b; }
+inline vd where(vi seen, vd a, vd b) { return __builtin_convertvector(seen, decltype(a < b)) ? a : b; }
+
+/** One document and key/value head of a wave. */
+struct Pair {
+  int s, g, L;
+  int64_t blocks, tiles;  // units of work of the pairs before it: blocks of 32 tokens, tiles of query rows
+  int64_t key_tiles;      // and tiles of key rows
+  size_t at;              // bytes of panels before it
+};
+
+inline const Pair& pair_of(const Pair* pairs, int count, int64_t unit, int64_t Pair::*before) {
+  int low = 0, high = count - 1;
+  while (low < high) {
+    const int middle = (low + high + 1) / 2;
+    if (pairs[middle].*before <= unit) low = middle;
+    else high = middle - 1;
+  }
+  return pairs[low];
+}
+
+/** A wave from pair `first` (document first / G, head first % G) on;
+    pairs[count] holds the totals. Returns the next first. */
+template <class F> inline int64_t next_wave(const DocumentCall& call, int64_t first, Pair* pairs, int* count,
+    F&& pair_bytes) {
+  Pair total = {};
+  *count = 0;
+  int64_t p = first;
+  for (; p < (int64_t)call.S * call.G; p++) {
+    const int s = (int)(p / call.G), L = call.length(s);
+    if (L == 0) continue;
+    const size_t bytes = pair_bytes(L);
+    if (*count && total.at + bytes > WAVE_BYTES) break;
+    total.s = s, total.g = (int)(p % call.G), total.L = L;
+    if (pairs) pairs[*count] = total;
+    ++*count;
+    total.blocks += (L + PANEL - 1) / PANEL;
+    total.tiles += ((int64_t)L * call.group() + DOCUMENT_ROWS - 1) / DOCUMENT_ROWS;
+    total.key_tiles += (L + DOCUMENT_ROWS - 1) / DOCUMENT_ROWS;
+    total.at += bytes;
+  }
+  if (pairs) pairs[*count] = total;
+  else *count = (int)(total.at >> 10) + 1;  // a rehearsal reports KiB
+  return p;
+}
+
+inline size_t pair_list_bytes(const DocumentCall& call) { return (((size_t)call.S * call.G + 1) * sizeof(Pair) + 63)
+    & ~(size_t)63; }
+
+/** Bytes of the largest wave. */
+template <class F> inline size_t largest_wave(const DocumentCall& call, F&& pair_bytes) {
+  size_t largest = 0;
+  for (int64_t p = 0; p < (int64_t)call.S * call.G;) {
+    int kib = 0;
+    p = next_wave(call, p, nullptr, &kib, pair_bytes);
+    if ((size_t)kib << 10 > largest) largest = (size_t)kib << 10;
+  }
+  return largest;
+}
+
+inline int longest_document(const DocumentCall& call) {
+  int longest = 0;
+  for (int s = 0; s < call.S; s++)
+    if (call.length(s) > longest) longest = call.length(s);
+  return longest;
+}
+
+}  // namespace KOALA_NS
