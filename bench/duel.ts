@@ -1,5 +1,6 @@
 /** Koala beside a native build of llama.cpp: interleaved rounds on one machine, medians and their ratio.
- *  usage: bun bench/duel.ts --model HF_FOLDER --gguf FILE --llama BIN_FOLDER [--rounds 5] [--threads 2] [--out results.json]
+ *  usage: bun bench/duel.ts --model HF_FOLDER --gguf FILE --llama BIN_FOLDER [--rounds 5] [--threads 2] [--decode] [--out results.json]
+ *  --decode runs one sequence's decoding only, for more rounds in the same time
  *  BIN_FOLDER holds llama-bench and llama-batched-bench; the GGUF has the same shape and element type as the folder.
  *  Only ratios within a round mean something on a shared machine. */
 import { join } from "node:path";
@@ -12,7 +13,7 @@ interface Rates {
   "decode x32": number;
 }
 
-const tests = ["prefill 512", "decode x1", "decode x8", "decode x32"] as const;
+const allTests = ["prefill 512", "decode x1", "decode x8", "decode x32"] as const;
 const steps = 16;
 
 const { values: flags } = parseArgs({
@@ -22,6 +23,7 @@ const { values: flags } = parseArgs({
     llama: { type: "string" },
     rounds: { type: "string", default: "5" },
     threads: { type: "string", default: "2" },
+    decode: { type: "boolean", default: false },
     out: { type: "string" },
   },
 });
@@ -33,6 +35,7 @@ if (!model || !gguf || !llama) {
   process.exit(1);
 }
 
+const tests = flags.decode ? (["decode x1"] as const) : allTests;
 const ours: Rates[] = [];
 const theirs: Rates[] = [];
 let device = "";
@@ -88,6 +91,8 @@ async function llamaCpp(): Promise<Rates> {
       "json",
     ]),
   ) as { n_prompt: number; avg_ts: number }[];
+  const single = bench.find((run) => run.n_prompt === 0)!.avg_ts;
+  if (flags.decode) return { "decode x1": single } as Rates;
   const batched = (
     await output([
       join(llama!, "llama-batched-bench"),
@@ -112,7 +117,7 @@ async function llamaCpp(): Promise<Rates> {
     .map((line) => JSON.parse(line) as { pl: number; speed_tg: number });
   return {
     "prefill 512": bench.find((run) => run.n_prompt === 512)!.avg_ts,
-    "decode x1": bench.find((run) => run.n_prompt === 0)!.avg_ts,
+    "decode x1": single,
     "decode x8": batched.find((run) => run.pl === 8)!.speed_tg,
     "decode x32": batched.find((run) => run.pl === 32)!.speed_tg,
   };
