@@ -4,15 +4,9 @@
  *  from minute to minute: trust the percentages, and ratios of rows, more than absolute figures. Weights rotate through
  *  copies that no cache holds. Times are medians. */
 import { ptr } from "bun:ffi";
-import {
-  attentionCase,
-  embedCase,
-  matmulCase,
-  rmsNormCase,
-  ropeCase,
-  siluMulCase,
-  type Case,
-} from "../test/ffi/cases.ts";
+import { attentionCase } from "../test/ffi/attention_cases.ts";
+import type { Case } from "../test/ffi/case.ts";
+import { embedCase, matmulCase, rmsNormCase, ropeCase, siluMulCase } from "../test/ffi/cases.ts";
 import { check, encode, native, Random, Target } from "../test/ffi/target.ts";
 
 /** A LLaMA of 0.5 billion parameters. */

@@ -3,7 +3,7 @@
 import { afterAll, describe, expect, test } from "bun:test";
 import { ptr } from "bun:ffi";
 import { NativeType } from "../../src/tensor/native.ts";
-import { AttentionRun, type AttentionShape } from "./cases.ts";
+import { AttentionRun, type AttentionShape } from "./attention_cases.ts";
 import {
   availableIsas,
   check,
