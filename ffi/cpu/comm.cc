@@ -1,7 +1,7 @@
 // Communicator of the ranks of one host: one shared memory object with a slot for each rank.
 //
-// A collective goes through the slots piece by piece. Each slot has two halves used in turn: whoever writes a half again
-// has met all ranks since they read it. Sums run over ranks 0, 1, 2 ..., so all ranks get equal bits.
+// A collective goes through the slots piece by piece. Each slot has two halves used in turn: whoever writes a half
+// again has met all ranks since they read it. Sums run over ranks 0, 1, 2 ..., so all ranks get equal bits.
 // Each rank holds a lock on its own byte of the object; the system drops it when the process ends, however it ends, and
 // waiting ranks look for that every 20 ms. The object has no name any more once all ranks have joined.
 #include "device.h"
@@ -157,13 +157,15 @@ int32_t meet(koala_comm* c, Operation operation, double timeout_s) {
     const Operation& other = c->header->ranks[r].operation[turn];
     if (other.kind == operation.kind && other.dtype == operation.dtype && other.n == operation.n) continue;
     give_up(c, c->rank, true);
-    return fail("koala_comm_%s: rank %d calls %s of %.0f (type or root %d), but rank %d calls %s of %.0f (type or root %d).", what, c->rank, what, operation.n, operation.dtype, r, KINDS[other.kind],
+    return fail("koala_comm_%s: rank %d calls %s of %.0f (type or root %d), "
+        "but rank %d calls %s of %.0f (type or root %d).", what, c->rank, what, operation.n, operation.dtype, r, KINDS[other.kind],
                 other.n, other.dtype);
   }
   return 0;
 }
 
-/** to[i] = (to[i] +, if accumulate) the sum over ranks of the n elements that lie `offset` elements into their halves. */
+/** to[i] = (to[i] +,
+    if accumulate) the sum over ranks of the n elements that lie `offset` elements into their halves. */
 template <class T> void sum_ranks(T* to, char* const* halves, int world, size_t offset, int64_t n, bool accumulate) {
   constexpr int64_t piece = 1024;
   for (int64_t begin = 0; begin < n; begin += piece) {
@@ -193,7 +195,7 @@ template <class T> int32_t all_reduce(koala_comm* c, T* x, int64_t n, int32_t dt
     list_halves(c, halves);
     memcpy(halves[c->rank], x + at, count * sizeof(T));
     if (meet(c, operation, timeout_s)) return -1;
-    // Each rank sums its part and leaves the sum in its own half: before the next meeting no other rank reads that part.
+    // Each rank sums its part and leaves the sum in its own half: before the next meeting no other reads that part.
     const int64_t from = part * c->rank < count ? part * c->rank : count, to = from + part < count ? from + part
         : count;
     sum_ranks((T*)halves[c->rank] + from, halves, c->world, from, to - from, false);
@@ -237,7 +239,8 @@ int32_t map_object(koala_comm* c, const char* name) {
   // Reserved now, because a write beyond what the system can give would kill the process later.
   const int error = posix_fallocate(c->file, 0, (off_t)c->bytes);
   REQUIRE(error == 0,
-      "koala_comm_open: there is no room for %.1f MiB of shared memory (%s). Use smaller staging slots, or give /dev/shm more room.", c->bytes / 1048576., strerror(error));
+      "koala_comm_open: there is no room for %.1f MiB of shared memory (%s). "
+      "Use smaller staging slots, or give /dev/shm more room.", c->bytes / 1048576., strerror(error));
   void* data = mmap(nullptr, c->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, c->file, 0);
   REQUIRE(data != MAP_FAILED, "koala_comm_open: the shared memory object %s cannot be mapped: %s.", name,
       strerror(errno));
@@ -281,7 +284,8 @@ bool is_count(double n) { return n >= 0 && n <= 9007199254740992. && n == (doubl
 }  // namespace
 
 #define REQUIRE_ELEMENTS(op, n) REQUIRE(is_count(n), "koala_comm_" op ": n is %g and must be a count.", n)
-#define REQUIRE_SUMMED(op, dtype) REQUIRE((dtype) == KOALA_F32 || (dtype) == KOALA_F64, "koala_comm_" op ": dtype is %d (%s); f32 and f64 are summed.", dtype, type_name(dtype))
+#define REQUIRE_SUMMED(op, dtype)                          \
+  REQUIRE((dtype) == KOALA_F32 || (dtype) == KOALA_F64, "koala_comm_" op ": dtype is %d (%s); f32 and f64 are summed.", dtype, type_name(dtype))
 
 int32_t koala_comm_open(koala_comm** out, const char* name, int32_t rank, int32_t world, double bytes,
     double timeout_s) {

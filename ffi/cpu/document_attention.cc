@@ -1,4 +1,4 @@
-// Causal attention of documents laid end to end, without a cache: y = softmax(scale * q.k) v, and log sum exp of each row.
+// Causal attention of documents laid end to end, without a cache: y = softmax(scale * q.k) v, and log sum exp by row.
 //
 // A tile is 8 query rows of one (document, key/value head): row r is token r / (H/G), query head g * H/G + r % (H/G).
 // All scores of a tile are held at once; keys that a row does not see weigh exactly 0.
@@ -70,17 +70,18 @@ void attend_tile(const DocumentCall& call, const Pair& p, const Sight& sight, in
 template <class C, class T> int32_t attend(koala_device* dev, const DocumentCall& call, T* y, C* lse, const T* qkv) {
   const int E = call.E, longest = longest_document(call);
   auto pair_bytes = [&](int L) { return Panels<C>::bytes(L, E); };
-  const size_t list = pair_list_bytes(call);
-  if (reserve(dev, list + largest_wave(call, pair_bytes), (DOCUMENT_ROWS * (E + round_panel(E) + score_stride(longest))
-      + W) * sizeof(C))) return -1;
+  const WaveSizes sizes = largest_wave(call, pair_bytes);
+  const size_t tile = DOCUMENT_ROWS * (E + round_panel(E) + score_stride(longest)) + W;
+  if (reserve(dev, sizes.list + sizes.panels, tile * sizeof(C))) return -1;
   Pair* pairs = (Pair*)dev->shared.data;
-  char* memory = dev->shared.data + list;
+  char* memory = dev->shared.data + sizes.list;
   for (int64_t p = 0; p < (int64_t)call.S * call.G;) {
-    int count;
-    p = next_wave(call, p, pairs, &count, pair_bytes);
-    if (!count) continue;
-    const bool wide = (double)pairs[count].tiles * DOCUMENT_ROWS * E > 2000;
-    parallel_for(&dev->pool, wide, pairs[count].blocks, 1, [&](int64_t begin, int64_t end, int) {
+    const Wave wave = next_wave(call, p, pairs, pair_bytes);
+    const int count = wave.count;
+    const Pair& total = wave.total;
+    p = wave.next;
+    const bool wide = (double)total.tiles * DOCUMENT_ROWS * E > 2000;
+    parallel_for(&dev->pool, wide, total.blocks, 1, [&](int64_t begin, int64_t end, int) {
       for (int64_t b = begin; b < end; b++) {
         const Pair& pair = pair_of(pairs, count, b, &Pair::blocks);
         const Panels<C> panels(memory, pair, E);
@@ -90,8 +91,8 @@ template <class C, class T> int32_t attend(koala_device* dev, const DocumentCall
         pack_dim_panels(panels.values, pair.L, j, keys + (size_t)call.G * E, call.width(), n, E);
       }
     });
-    parallel_for(&dev->pool, wide, pairs[count].tiles, 1, [&](int64_t begin, int64_t end, int thread) {
-      for (int64_t unit = pairs[count].tiles - 1 - begin; unit > pairs[count].tiles - 1 - end; unit--)
+    parallel_for(&dev->pool, wide, total.tiles, 1, [&](int64_t begin, int64_t end, int thread) {
+      for (int64_t unit = total.tiles - 1 - begin; unit > total.tiles - 1 - end; unit--)
           {  // late rows, the longest, first
         const Pair& pair = pair_of(pairs, count, unit, &Pair::tiles);
         attend_tile<C, T>(call, pair, Sight(call, pair.s), (int)(unit - pair.tiles) * DOCUMENT_ROWS, y, lse, qkv,
@@ -107,7 +108,7 @@ template <class C, class T> int32_t attend(koala_device* dev, const DocumentCall
 int32_t document_attention(koala_device* dev, void* y, void* lse, const void* qkv, const int32_t* starts,
     const float* forget, int32_t S, int32_t H, int32_t G, int32_t E, int32_t window, int32_t seed, float scale,
     int32_t dtype) {
-  const DocumentCall call = {starts, forget, S, H, G, E, window, (uint32_t)seed, scale};
+  const DocumentCall call = {starts, forget, S, H, G, E, window, (uint32_t)seed, scale, dev->pool.threads};
   return with_type(dtype, [&](auto element) -> int32_t {
     typedef decltype(element) El;
     return attend<compute_t<El>>(dev, call, (El*)y, (compute_t<El>*)lse, (const El*)qkv);

@@ -1,6 +1,6 @@
 // Gradient of attention over documents. Probabilities are computed again from log sum exp, never stored:
 //   p = exp(scale * q.k - lse), ds = scale * p * (dy.v - dy.y);  dq = sum_j ds k,  dk = sum_i ds q,  dv = sum_i p dy
-// Tiles of 8 query rows give dq and tiles of 8 key rows give dk and dv, each in one chain of sums in ascending order, so
+// Tiles of 8 query rows give dq and tiles of 8 key rows give dk and dv, each in one chain of sums in ascending order:
 // no two threads add to one place. Rows of a query tile are as in document_attention.cc.
 #include "document_panels.h"
 
@@ -148,16 +148,16 @@ void key_tile(const DocumentCall& call, const Arrays<C, T>& a, const Pair& p, co
 template <class C, class T> int32_t backward(koala_device* dev, const DocumentCall& call, const Arrays<C, T>& a) {
   const int E = call.E;
   auto pair_bytes = [&](int L) { return Panels<C>::bytes(L, E, call.group()); };
-  const size_t list = pair_list_bytes(call), tile = DOCUMENT_ROWS * (2 * E + 2 * round_panel(E)
-      + 2 * score_stride(longest_document(call))) + W;
-  if (reserve(dev, list + largest_wave(call, pair_bytes), tile * sizeof(C))) return -1;
+  const WaveSizes sizes = largest_wave(call, pair_bytes);
+  const size_t tile = DOCUMENT_ROWS * (2 * E + 2 * round_panel(E) + 2 * score_stride(longest_document(call))) + W;
+  if (reserve(dev, sizes.list + sizes.panels, tile * sizeof(C))) return -1;
   Pair* pairs = (Pair*)dev->shared.data;
-  char* memory = dev->shared.data + list;
+  char* memory = dev->shared.data + sizes.list;
   for (int64_t p = 0; p < (int64_t)call.S * call.G;) {
-    int count;
-    p = next_wave(call, p, pairs, &count, pair_bytes);
-    if (!count) continue;
-    const Pair& total = pairs[count];
+    const Wave wave = next_wave(call, p, pairs, pair_bytes);
+    const int count = wave.count;
+    const Pair& total = wave.total;
+    p = wave.next;
     const bool wide = (double)total.tiles * DOCUMENT_ROWS * E > 2000;
     parallel_for(&dev->pool, wide, total.blocks, 1, [&](int64_t begin, int64_t end, int) {
       for (int64_t b = begin; b < end; b++) {
@@ -185,7 +185,7 @@ template <class C, class T> int32_t backward(koala_device* dev, const DocumentCa
 int32_t document_attention_backward(koala_device* dev, void* dqkv, const void* dy, const void* y, const void* lse,
     const void* qkv, const int32_t* starts, const float* forget, int32_t S, int32_t H, int32_t G, int32_t E,
     int32_t window, int32_t seed, float scale, int32_t dtype) {
-  const DocumentCall call = {starts, forget, S, H, G, E, window, (uint32_t)seed, scale};
+  const DocumentCall call = {starts, forget, S, H, G, E, window, (uint32_t)seed, scale, dev->pool.threads};
   return with_type(dtype, [&](auto element) -> int32_t {
     typedef decltype(element) El;
     typedef compute_t<El> C;

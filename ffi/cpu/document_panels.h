@@ -5,7 +5,7 @@
 //   dim panels    panel e/32 of 32 dims: for each of Lp tokens, 32 dims side by side (for p X, summed over tokens)
 // Tokens behind L and dims behind E are zero. Sums run in C: float, or double where the activations are double.
 //
-// The work is cut into waves of (document, key/value head) pairs whose panels fit WAVE_BYTES, or one pair that does not.
+// The work is cut into waves of (document, key/value head) pairs whose panels fit the caches (or one that does not).
 #pragma once
 #include "device.h"
 #include "hash.h"
@@ -15,7 +15,7 @@
 namespace KOALA_NS {
 
 constexpr int DOCUMENT_ROWS = 8;                 // query or key rows of one tile
-constexpr size_t WAVE_BYTES = (size_t)48 << 20;  // of panels
+constexpr size_t WAVE_BYTES = (size_t)1 << 20;  // of panels in a wave, for each thread
 
 struct DocumentCall {
   const int32_t* starts;
@@ -23,6 +23,7 @@ struct DocumentCall {
   int S, H, G, E, window;
   uint32_t seed;
   float scale;
+  int threads;
   inline int group() const { return H / G; }
   inline int length(int s) const { return starts[s + 1] - starts[s]; }
   inline size_t width() const { return (size_t)(H + 2 * G) * E; }
@@ -41,9 +42,17 @@ template <class C, class T> inline void pack_token_panel(C* panel, const T* rows
     for (int e = 0; e < E; e += W)
       for (int j = 0; j < PANEL; j += W) {
         vu block[W];
-        for (int i = 0; i < W; i++) block[i] = j + i < n ? (vu)load_row(rows + (j + i) * ld, e, E) : vu{};
+        if (j + W <= n && e + W <= E)
+#pragma GCC unroll 16
+          for (int i = 0; i < W; i++) block[i] = (vu)load(rows + (j + i) * ld + e);
+        else
+          for (int i = 0; i < W; i++) block[i] = j + i < n ? (vu)load_row(rows + (j + i) * ld, e, E) : vu{};
         transpose_block(block);
-        for (int i = 0; i < W && e + i < E; i++) write_bits(panel + (e + i) * PANEL + j, block[i]);
+        if (e + W <= E)
+#pragma GCC unroll 16
+          for (int i = 0; i < W; i++) write_bits(panel + (e + i) * PANEL + j, block[i]);
+        else
+          for (int i = 0; e + i < E; i++) write_bits(panel + (e + i) * PANEL + j, block[i]);
       }
   }
 }
@@ -124,43 +133,47 @@ inline const Pair& pair_of(const Pair* pairs, int count, int64_t unit, int64_t P
   return pairs[low];
 }
 
-/** A wave from pair `first` (document first / G, head first % G) on;
-    pairs[count] holds the totals. Returns the next first. */
-template <class F> inline int64_t next_wave(const DocumentCall& call, int64_t first, Pair* pairs, int* count,
-    F&& pair_bytes) {
-  Pair total = {};
-  *count = 0;
-  int64_t p = first;
-  for (; p < (int64_t)call.S * call.G; p++) {
-    const int s = (int)(p / call.G), L = call.length(s);
+struct Wave {
+  int64_t next;  // the first pair behind it
+  int count;
+  Pair total;    // units of work and bytes of the whole wave
+};
+
+/** The wave from pair `first` (document first / G, head first % G) on; lists its pairs unless `pairs` is null. */
+template <class F> inline Wave next_wave(const DocumentCall& call, int64_t first, Pair* pairs, F&& pair_bytes) {
+  Wave wave = {first, 0, {}};
+  Pair& total = wave.total;
+  for (; wave.next < (int64_t)call.S * call.G; wave.next++) {
+    const int s = (int)(wave.next / call.G), L = call.length(s);
     if (L == 0) continue;
     const size_t bytes = pair_bytes(L);
-    if (*count && total.at + bytes > WAVE_BYTES) break;
-    total.s = s, total.g = (int)(p % call.G), total.L = L;
-    if (pairs) pairs[*count] = total;
-    ++*count;
+    if (wave.count && total.at + bytes > WAVE_BYTES * call.threads) break;
+    total.s = s, total.g = (int)(wave.next % call.G), total.L = L;
+    if (pairs) pairs[wave.count] = total;
+    wave.count++;
     total.blocks += (L + PANEL - 1) / PANEL;
     total.tiles += ((int64_t)L * call.group() + DOCUMENT_ROWS - 1) / DOCUMENT_ROWS;
     total.key_tiles += (L + DOCUMENT_ROWS - 1) / DOCUMENT_ROWS;
     total.at += bytes;
   }
-  if (pairs) pairs[*count] = total;
-  else *count = (int)(total.at >> 10) + 1;  // a rehearsal reports KiB
-  return p;
+  return wave;
 }
 
-inline size_t pair_list_bytes(const DocumentCall& call) { return (((size_t)call.S * call.G + 1) * sizeof(Pair) + 63)
-    & ~(size_t)63; }
+struct WaveSizes {
+  size_t list, panels;  // bytes
+};
 
-/** Bytes of the largest wave. */
-template <class F> inline size_t largest_wave(const DocumentCall& call, F&& pair_bytes) {
-  size_t largest = 0;
+/** What the longest list of pairs and the largest panels of a wave take. */
+template <class F> inline WaveSizes largest_wave(const DocumentCall& call, F&& pair_bytes) {
+  WaveSizes sizes = {0, 0};
   for (int64_t p = 0; p < (int64_t)call.S * call.G;) {
-    int kib = 0;
-    p = next_wave(call, p, nullptr, &kib, pair_bytes);
-    if ((size_t)kib << 10 > largest) largest = (size_t)kib << 10;
+    const Wave wave = next_wave(call, p, nullptr, pair_bytes);
+    const size_t list = (wave.count * sizeof(Pair) + 63) & ~(size_t)63;
+    if (list > sizes.list) sizes.list = list;
+    if (wave.total.at > sizes.panels) sizes.panels = wave.total.at;
+    p = wave.next;
   }
-  return largest;
+  return sizes;
 }
 
 inline int longest_document(const DocumentCall& call) {

@@ -14,6 +14,7 @@ namespace {
 constexpr int ROWS = 96;          // rows of dw of one piece of work: their operands stay in the second-level cache
 constexpr int PANELS = 16;        // panels of one piece of work
 constexpr int PACK_PANELS = 4;    // panels written side by side
+constexpr int PREFETCH_ROWS = 16;
 constexpr int PACK_COLUMNS = 64;  // columns of dy transposed by one piece of work
 
 /** Tokens of one block: 8 operand rows fill half of the first-level cache. */
@@ -31,6 +32,10 @@ void pack_columns(B* packed, const S* source, int N, int K, int begin, int end) 
     for (int panel = begin; panel < end; panel++) {
       B* out = packed + ((size_t)panel * padded + n) * PANEL;
       const S *row = source + (size_t)n * K, *next = n + 1 < N ? row + K : nullptr;
+      // Rows lie pages apart, where the processor's own prefetching does not reach.
+      for (int i = 0; i < step; i++)
+        for (int c = 0; c < PANEL; c += 64 / (int)sizeof(S))
+          __builtin_prefetch(row + (size_t)(PREFETCH_ROWS + i) * K + panel * PANEL + c);
       for (int c = 0; c < PANEL; c += W) {
         const int k = panel * PANEL + c;
         if constexpr (wide) {

@@ -1,7 +1,7 @@
-// Random bits by position: what is dropped, hidden or rounded up depends on a seed and a place, never on threads or lanes.
+// Random bits by position: what is dropped, hidden or rounded up depends on a seed and a place, not on threads or lanes.
 //
-// hash(key, high, low) = mix(mix(low ^ key.a) + high * 0x9e3779b9 + key.b), mix being the finalizer "lowbias32" (Wellons
-// 2018). A key holds two words of splitmix64 of (seed, stream): equal seeds in different ops share no bits.
+// hash(key, high, low) = mix(mix(low ^ key.a) + high * 0x9e3779b9 + key.b), mix being the finalizer "lowbias32"
+// (Wellons 2018). A key holds two words of splitmix64 of (seed, stream): equal seeds in different ops share no bits.
 #pragma once
 #include "simd.h"
 

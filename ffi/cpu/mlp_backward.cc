@@ -1,4 +1,5 @@
-// Gradient of silu(gate) * up: with s = 1 / (1 + exp(-gate)), dup = dy * gate * s and dgate = dy * up * s * (1 + gate * (1 - s)).
+// Gradient of silu(gate) * up: with s = 1 / (1 + exp(-gate)),
+//   dup = dy * gate * s and dgate = dy * up * s * (1 + gate * (1 - s)).
 #include "device.h"
 #include "simd.h"
 

@@ -1,9 +1,9 @@
 // AdamW over flat blocks of parameters, and the split of float32 masters into bf16 weights and their low halves.
 //
 // Split: bits = ((w - (low >> 15)) << 16) | low, so w is the master rounded half up and nothing of it is lost.
-// Moments in bf16 are rounded up with the probability of the part cut off, by a hash of (seed, step, index): low 16 bits
-// of the hash for m, high 16 for v. The update itself uses the moments before they are rounded.
-#include "device.h"
+// Moments in bf16 are rounded up with the probability of the part cut off, by a hash of (seed, step, index): low 16
+// bits of the hash for m, high 16 for v. The update itself uses the moments before they are rounded.
+#include "flat.h"
 #include "hash.h"
 
 namespace KOALA_NS {
@@ -47,22 +47,19 @@ template <class C> struct Step {
   }
 };
 
-template <class T> inline auto load_some(const T* p, int64_t left) { return left >= W ? load(p) : load_partial(p,
-    (int)left); }
-template <class T, class V> inline void store_some(T* p, int64_t left, V v) { left >= W ? store(p, v) : store_partial(p,
-    v, (int)left); }
-
 /** 16-bit lanes, widened. */
 inline vu load_halves(const uint16_t* p, int64_t left) {
-  vh v = {};
-  if (left >= W) v = read_bits<vh>(p);
-  else memcpy(&v, p, left * 2);
-  return __builtin_convertvector(v, vu);
+  if (left >= W) return __builtin_convertvector(read_bits<vh>(p), vu);
+  uint16_t lanes[W] = {};
+  memcpy(lanes, p, left * 2);
+  return __builtin_convertvector(read_bits<vh>(lanes), vu);
 }
 inline void store_halves(uint16_t* p, int64_t left, vu x) {
   const vh v = __builtin_convertvector(x, vh);
-  if (left >= W) write_bits(p, v);
-  else memcpy(p, &v, left * 2);
+  if (left >= W) return write_bits(p, v);
+  uint16_t lanes[W];
+  write_bits(lanes, v);
+  memcpy(p, lanes, left * 2);
 }
 
 inline vf join_master(const uint16_t* w, const uint16_t* low, int64_t left) {
@@ -146,8 +143,6 @@ int32_t master_join(koala_device* dev, float* master, const void* w, const void*
 }  // namespace KOALA_NS
 
 #ifdef KOALA_EXPORTS
-#define REQUIRE_COUNT(op, n) REQUIRE((n) >= 0 && (n) <= 9007199254740992. && (n) == (double)(int64_t)(n), "koala_" op ": " #n " is %g and must be a count.", (double)(n))
-
 int32_t koala_adamw(koala_device* dev, void* w, void* low, void* m, void* v, const void* g, double n,
     const double* scalars, double index, int32_t precision, int32_t dtype) {
   REQUIRE_POINTER("adamw", dev);

@@ -2,7 +2,7 @@
  *  Always: sums run in rank order, so every rank and every run gets the same bits; a collective that failed has failed
  *  for every rank, and no later one succeeds; with one rank nothing is copied that lies where it should. */
 import { ptr, type Pointer } from "bun:ffi";
-import { type Device, NativeError } from "./device.ts";
+import type { Device } from "./device.ts";
 import { dtypeCode, type Tensor } from "./tensor.ts";
 
 /** A point in a device's work. Shared memory runs a collective before it returns, so its events are past; a device with
@@ -109,11 +109,14 @@ export interface SharedMemoryOptions {
   world: number;
   /** How long a rank waits for the others before it calls them lost. */
   timeoutSeconds: number;
+  /** Told before and after this rank may have to wait for others. */
+  onWait?: (waits: boolean) => void;
   /** Bytes of shared memory a rank; longer tensors go through it piece by piece. */
   stagingBytes?: number;
 }
 
-/** Ranks of one machine, over a shared memory object. Returns when all have joined. Throws CollectiveError. */
+/** Ranks of one machine, over a shared memory object. Returns when all have joined. Throws NativeError where one does
+ *  not come or the machine has no room. */
 export function joinSharedMemory(device: Device, options: SharedMemoryOptions): Communicator {
   return new SharedMemoryCommunicator(device, options);
 }
@@ -124,21 +127,25 @@ class SharedMemoryCommunicator implements Communicator {
   readonly overlaps = false;
   private readonly handle: Pointer;
   private readonly timeout: number;
+  private readonly onWait: (waits: boolean) => void;
 
   constructor(
     private readonly device: Device,
     options: SharedMemoryOptions,
   ) {
-    const { name, rank, world, timeoutSeconds, stagingBytes = 8 * 2 ** 20 } = options;
-    [this.rank, this.world, this.timeout] = [rank, world, timeoutSeconds];
+    const { name, rank, world, timeoutSeconds, stagingBytes = 8 * 2 ** 20, onWait = () => {} } = options;
+    [this.rank, this.world, this.timeout, this.onWait] = [rank, world, timeoutSeconds, onWait];
     const out = new BigUint64Array(1);
     const path = new TextEncoder().encode(`${name}\0`);
-    this.done(
-      "rendezvous",
-      "all ranks",
-      "koala_comm_open",
-      device.native.koala_comm_open(ptr(out), ptr(path), rank, world, stagingBytes, timeoutSeconds),
+    const status = device.native.koala_comm_open(
+      ptr(out),
+      ptr(path),
+      rank,
+      world,
+      stagingBytes,
+      timeoutSeconds,
     );
+    device.check("koala_comm_open", status);
     this.handle = Number(out[0]) as Pointer;
   }
 
@@ -148,7 +155,6 @@ class SharedMemoryCommunicator implements Communicator {
     return this.done(
       "all-reduce",
       options.of,
-      "koala_comm_all_reduce",
       native.koala_comm_all_reduce(this.handle, at(x), x.size, dtypeCode[x.dtype], this.ready(options)),
     );
   }
@@ -169,7 +175,6 @@ class SharedMemoryCommunicator implements Communicator {
     return this.done(
       "reduce-scatter",
       options.of,
-      "koala_comm_reduce_scatter",
       native.koala_comm_reduce_scatter(this.handle, at(out), at(x), x.size, accumulate, type, timeout),
     );
   }
@@ -180,7 +185,6 @@ class SharedMemoryCommunicator implements Communicator {
     return this.done(
       "all-gather",
       options.of,
-      "koala_comm_all_gather",
       native.koala_comm_all_gather(this.handle, at(out), at(x), x.bytes, this.ready(options)),
     );
   }
@@ -191,7 +195,6 @@ class SharedMemoryCommunicator implements Communicator {
     return this.done(
       "broadcast",
       options.of,
-      "koala_comm_broadcast",
       native.koala_comm_broadcast(this.handle, at(x), x.bytes, root, this.ready(options)),
     );
   }
@@ -203,7 +206,6 @@ class SharedMemoryCommunicator implements Communicator {
     this.done(
       "exchange",
       options.of,
-      "koala_comm_all_gather",
       native.koala_comm_all_gather(this.handle, ptr(all), ptr(numbers), numbers.byteLength, timeout),
     );
     return all;
@@ -211,12 +213,7 @@ class SharedMemoryCommunicator implements Communicator {
 
   barrier(options: CollectiveOptions): void {
     const { native } = this.device;
-    this.done(
-      "barrier",
-      options.of,
-      "koala_comm_barrier",
-      native.koala_comm_barrier(this.handle, this.ready(options)),
-    );
+    this.done("barrier", options.of, native.koala_comm_barrier(this.handle, this.ready(options)));
   }
 
   abort(): void {
@@ -230,14 +227,15 @@ class SharedMemoryCommunicator implements Communicator {
   /** Waits for the input; the time limit of the collective that follows. */
   private ready({ after }: CollectiveOptions): number {
     after?.wait();
+    this.onWait(true);
     return this.timeout;
   }
 
-  private done(collective: string, of: string, symbol: string, status: number): DeviceEvent {
+  private done(collective: string, of: string, status: number): DeviceEvent {
+    this.onWait(false);
     if (status === 0) return past;
-    const { message } = new NativeError(symbol, this.device.native);
     throw new CollectiveError(
-      `Rank ${this.rank} of ${this.world}: ${collective} (${of}) failed, because another rank ended, hangs or gave up. ${message}`,
+      `Rank ${this.rank} of ${this.world}: ${collective} (${of}) failed. ${this.device.native.koala_last_error()}`,
     );
   }
 }
@@ -252,7 +250,9 @@ function checkSum(collective: string, ...tensors: Tensor[]): void {
 
 function checkParts(collective: string, of: string, part: Tensor, whole: Tensor, world: number): void {
   if (part.bytes * world !== whole.bytes)
-    throw new RangeError(`${collective} (${of}) of ${world} ranks: ${part} is not a ${world}th part of ${whole}`);
+    throw new RangeError(
+      `${collective} (${of}) of ${world} ranks: ${part} is not a ${world}th part of ${whole}`,
+    );
 }
 
 function checkRoot(root: number, world: number): void {

@@ -26,7 +26,7 @@ export class NativeError extends Error {
     readonly symbol: string,
     native: Native,
   ) {
-    super(`${symbol}: ${String(native.koala_last_error())}`);
+    super(String(native.koala_last_error()));
   }
 }
 

@@ -1,0 +1,144 @@
+/** Attention over documents: the native calls, the float64 formula, and what forgetful masking hides. */
+import type { Pointer } from "bun:ffi";
+import { NativeType } from "../../src/tensor/native.ts";
+import {
+  check,
+  decode,
+  encode,
+  native,
+  zeros,
+  type Elements,
+  type FloatType,
+  type Target,
+} from "./target.ts";
+
+const sumType = (dtype: FloatType): FloatType => (dtype === "f64" ? "f64" : "f32");
+const code = (type: FloatType) => NativeType[type];
+
+export interface DocumentShape {
+  starts: number[];
+  H: number;
+  G: number;
+  E: number;
+  window?: number;
+  forget?: { seed: number; rates: number[] };
+}
+
+export class DocumentAttention {
+  readonly T: number;
+  readonly scale: number;
+  constructor(
+    readonly target: Target,
+    readonly o: DocumentShape,
+  ) {
+    this.T = o.starts.at(-1)!;
+    this.scale = Math.fround(1 / Math.sqrt(o.E));
+  }
+
+  private documents(): [Pointer, Pointer | null] {
+    const { starts, forget } = this.o;
+    return [this.target.i32(starts), forget ? this.target.at(Float32Array.from(forget.rates)) : null];
+  }
+
+  forward(qkv: Elements, dtype: FloatType): { y: Elements; lse: Elements } {
+    const { starts, H, G, E, window = 0, forget } = this.o;
+    const [y, lse] = [zeros(this.T * H * E, dtype), zeros(this.T * H, sumType(dtype))];
+    const [at, rates] = this.documents();
+    check(
+      native.koala_document_attention(
+        this.target.device,
+        this.target.at(y),
+        this.target.at(lse),
+        this.target.at(qkv),
+        at,
+        rates,
+        starts.length - 1,
+        H,
+        G,
+        E,
+        window,
+        forget?.seed ?? 0,
+        this.scale,
+        code(dtype),
+      ),
+    );
+    return { y, lse };
+  }
+
+  backward(dy: Elements, forward: { y: Elements; lse: Elements }, qkv: Elements, dtype: FloatType): Elements {
+    const { starts, H, G, E, window = 0, forget } = this.o;
+    const dqkv = encode(new Float64Array(qkv.length).fill(Number.NaN), dtype);
+    const [at, rates] = this.documents();
+    check(
+      native.koala_document_attention_backward(
+        this.target.device,
+        this.target.at(dqkv),
+        this.target.at(dy),
+        this.target.at(forward.y),
+        this.target.at(forward.lse),
+        this.target.at(qkv),
+        at,
+        rates,
+        starts.length - 1,
+        H,
+        G,
+        E,
+        window,
+        forget?.seed ?? 0,
+        this.scale,
+        code(dtype),
+      ),
+    );
+    return dqkv;
+  }
+
+  /** Which keys each query sees (absolute rows), read off outputs: with equal scores and one-hot values, y is the mask. */
+  mask(): boolean[][] {
+    const E = Math.max(...this.o.starts.slice(1).map((end, s) => end - this.o.starts[s]!));
+    const probe = new DocumentAttention(this.target, { ...this.o, H: 1, G: 1, E });
+    const qkv = new Float64Array(this.T * 3 * E);
+    for (let s = 0; s + 1 < this.o.starts.length; s++)
+      for (let t = this.o.starts[s]!; t < this.o.starts[s + 1]!; t++)
+        qkv[t * 3 * E + 2 * E + (t - this.o.starts[s]!)] = 1;
+    const y = decode(probe.forward(encode(qkv, "f32"), "f32").y, "f32");
+    return Array.from({ length: this.T }, (_, i) => {
+      const start = this.o.starts.findLast((at) => at <= i)!;
+      return Array.from(
+        { length: this.T },
+        (_, j) => j >= start && j - start < E && y[i * E + j - start]! > 0,
+      );
+    });
+  }
+}
+
+/** softmax(scale * q.k) v and log sum exp, over the keys that `sees` allows. */
+export function attentionFormula(
+  qkv: Float64Array,
+  o: DocumentShape,
+  sees: (i: number, j: number) => boolean,
+): { y: Float64Array; lse: Float64Array } {
+  const { starts, H, G, E, window = 0 } = o;
+  const [T, width, scale] = [starts.at(-1)!, (H + 2 * G) * E, Math.fround(1 / Math.sqrt(E))];
+  const [y, lse] = [new Float64Array(T * H * E), new Float64Array(T * H)];
+  for (let s = 0; s + 1 < starts.length; s++)
+    for (let i = starts[s]!; i < starts[s + 1]!; i++)
+      for (let h = 0; h < H; h++) {
+        const g = Math.floor(h / (H / G));
+        const [keys, scores]: [number[], number[]] = [[], []];
+        for (let j = window > 0 ? Math.max(starts[s]!, i - window + 1) : starts[s]!; j <= i; j++) {
+          if (!sees(i, j)) continue;
+          let dot = 0;
+          for (let e = 0; e < E; e++) dot += qkv[i * width + h * E + e]! * qkv[j * width + (H + g) * E + e]!;
+          keys.push(j);
+          scores.push(dot * scale);
+        }
+        const top = Math.max(...scores);
+        const sum = scores.reduce((acc, x) => acc + Math.exp(x - top), 0);
+        lse[i * H + h] = top + Math.log(sum);
+        keys.forEach((j, n) => {
+          const p = Math.exp(scores[n]! - top) / sum;
+          for (let e = 0; e < E; e++) y[(i * H + h) * E + e]! += p * qkv[j * width + (H + G + g) * E + e]!;
+        });
+      }
+  return { y, lse };
+}
