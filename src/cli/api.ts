@@ -41,7 +41,8 @@ async function remoteApi(url: string, apiKey?: string): Promise<Api> {
       return await fetch(url + path, init);
     } catch (error) {
       if ((error as Error).name === "AbortError") throw error;
-      throw new UsageError(`No server answers at ${url}: ${(error as Error).message}`);
+      const { code, message } = error as Error & { code?: string };
+      throw new UsageError(`No server answers at ${url} (${code ?? message}). Is koala serve running there?`);
     }
   };
   const answer = await send("/v1/models", { headers });

@@ -3,6 +3,7 @@ import type { Command } from "commander";
 import { loadRunner } from "../engine/load_runner.ts";
 import type { LlamaRunner } from "../engine/llama_runner.ts";
 import type { SampleRow, StepRow } from "../engine/runner.ts";
+import { UsageError } from "../util/errors.ts";
 import { Progress } from "../util/progress.ts";
 import { addModelFlags, integer, type ModelFlags, resolveModel, runnerOptions } from "./model_options.ts";
 
@@ -10,7 +11,7 @@ interface BenchFlags extends ModelFlags {
   model: string;
   prompt: number;
   generate: number;
-  batch: string;
+  batch: number[];
   repeat: number;
   json?: boolean;
 }
@@ -32,7 +33,7 @@ export function register(program: Command): void {
     .requiredOption("--model <name>", "folder or hub name of the model")
     .option("--prompt <n>", "tokens of the prefill test", integer(1, 65536), 512)
     .option("--generate <n>", "steps of each decode test", integer(1, 65536), 64)
-    .option("--batch <list>", "sequences that decode together, comma-separated", "1,8,32")
+    .option("--batch <list>", "sequences that decode together, comma-separated", batchSizes, [1, 8, 32])
     .option("--repeat <n>", "runs of each test; the median is reported", integer(1, 100), 3)
     .option("--json", "print one JSON object instead of a table");
   addModelFlags(command).action(run);
@@ -41,8 +42,7 @@ export function register(program: Command): void {
 async function run(flags: BenchFlags): Promise<void> {
   const directory = await resolveModel(flags.model);
   const progress = new Progress("bytes");
-  const batches = flags.batch.split(",").map(integer(1, 1024));
-  const rows = Math.max(...batches, flags.maxSequences);
+  const rows = Math.max(...flags.batch, flags.maxSequences);
   const options = runnerOptions(directory, {
     ...flags,
     maxSequences: rows,
@@ -51,12 +51,18 @@ async function run(flags: BenchFlags): Promise<void> {
   const { runner, info } = await loadRunner(options, (stage, done, total) =>
     progress.update(stage, done, total),
   );
+  for (const name of ["prompt", "generate"] as const) {
+    if (flags[name] > info.maxModelLen)
+      throw new UsageError(
+        `--${name} ${flags[name]} is more than the ${info.maxModelLen} positions of ${flags.model}.`,
+      );
+  }
   const peaks = runner.model.device.measure();
   const table = [
     measure(runner, `prefill ${flags.prompt}`, flags.prompt, flags.repeat, () =>
       prefill(runner, flags.prompt),
     ),
-    ...batches.map((size) =>
+    ...flags.batch.map((size) =>
       measure(
         runner,
         `decode x${size}`,
@@ -70,6 +76,8 @@ async function run(flags: BenchFlags): Promise<void> {
   if (flags.json) console.log(JSON.stringify({ model: flags.model, info, peaks, rows: table }));
   else printTable(`${flags.model}, ${info.dtype}, ${info.device}`, table, peaks, info.dtype);
 }
+
+const batchSizes = (text: string): number[] => text.split(",").map(integer(1, 1024));
 
 /** Times `body`, which processes `tokens` tokens in `steps` passes over the weights. */
 function measure(

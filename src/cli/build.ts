@@ -32,17 +32,17 @@ export async function buildExecutable(out: string): Promise<void> {
   }
 }
 
-/** Native libraries and migrations; they come to lie beside the program in the embedded file system. */
+/** Native libraries, migrations and the built-in model; they come to lie beside the program in the embedded file system. */
 function embeddedFiles(): string[] {
   const build = join(rootDirectory, "build");
   const libraries = list(build).filter((name) => /^libkoala_(cpu|cuda)\.(so|dylib)$/.test(name));
   if (!libraries.some((name) => name.startsWith("libkoala_cpu."))) {
     throw new UsageError(`${build} holds no libkoala_cpu. Build it with: bun ffi/build.ts`);
   }
-  const migrations = join(rootDirectory, "migrations");
+  const folders = ["migrations", "models"].map((name) => join(rootDirectory, name));
   return [
     ...libraries.map((name) => join(build, name)),
-    ...(list(migrations).length > 0 ? [migrations] : []),
+    ...folders.filter((folder) => list(folder).length > 0),
   ];
 }
 

@@ -1,9 +1,9 @@
 /** `koala chat MODEL`: a conversation in the terminal. Ctrl-C stops an answer, Ctrl-D ends the chat. */
-import { createInterface, type Interface } from "node:readline/promises";
 import type { Command } from "commander";
 import { UsageError } from "../util/errors.ts";
 import { type Api, openApi } from "./api.ts";
 import { sampling } from "./generate.ts";
+import { endWithReader, Lines, printAnswer } from "./lines.ts";
 import { addModelFlags, integer, number } from "./model_options.ts";
 import type { ServedModelFlags } from "./served_model.ts";
 
@@ -41,37 +41,33 @@ export function register(program: Command): void {
 
 async function run(model: string, flags: ChatFlags): Promise<void> {
   const api = await openApi(model, flags);
-  const terminal = createInterface({
-    input: process.stdin,
-    output: process.stdout,
-    terminal: process.stdin.isTTY,
-  });
-  console.log(`${api.modelId}: ${help}.`);
+  endWithReader();
+  const lines = new Lines("> ");
+  if (lines.interactive) console.log(`${api.modelId}: ${help}.`);
   try {
-    await converse(new Conversation(api, flags), terminal);
+    await converse(new Conversation(api, flags, lines), lines);
   } finally {
-    terminal.close();
+    lines.close();
     await api.close();
   }
 }
 
-async function converse(conversation: Conversation, terminal: Interface): Promise<void> {
+async function converse(conversation: Conversation, lines: Lines): Promise<void> {
   for (;;) {
-    const line = await ask(terminal);
+    const line = (await lines.next())?.trim() ?? null;
+    if (line === null && lines.interactive) console.log();
     if (line === null || line === "/exit") return;
     if (line === "/reset") conversation.reset();
-    else if (line === "/retry") await conversation.retry(terminal);
+    else if (line === "/retry") await conversation.retry();
     else if (line.startsWith("/system ")) conversation.setSystem(line.slice("/system ".length));
-    else if (line.startsWith("/")) console.log(`${line} is not a command: ${help}.`);
-    else if (line !== "") await conversation.say(line, terminal);
+    else if (line.startsWith("/")) say(`${line} is not a command: ${help}.`);
+    else if (line !== "") await conversation.say(line);
   }
 }
 
-/** null at the end of input. */
-async function ask(terminal: Interface): Promise<string | null> {
-  const closed = new Promise<null>((done) => terminal.once("close", () => done(null)));
-  const line = await Promise.race([terminal.question("> "), closed]).catch(() => null);
-  return line === null ? null : line.trim();
+/** To the person; stdout is for answers. */
+function say(sentence: string): void {
+  process.stderr.write(`koala: ${sentence}\n`);
 }
 
 class Conversation {
@@ -80,6 +76,7 @@ class Conversation {
   constructor(
     private readonly api: Api,
     private readonly flags: ChatFlags,
+    private readonly lines: Lines,
   ) {
     this.reset();
   }
@@ -96,47 +93,46 @@ class Conversation {
     ];
   }
 
-  async say(content: string, terminal: Interface): Promise<void> {
+  async say(content: string): Promise<void> {
     this.messages.push({ role: "user", content });
-    await this.answer(terminal);
+    await this.answer();
   }
 
-  async retry(terminal: Interface): Promise<void> {
+  async retry(): Promise<void> {
     if (this.messages.at(-1)?.role === "assistant") this.messages.pop();
-    if (this.messages.at(-1)?.role === "user") await this.answer(terminal);
-    else console.log("There is no answer to try again.");
+    if (this.messages.at(-1)?.role === "user") await this.answer();
+    else say("There is no answer to try again.");
   }
 
-  private async answer(terminal: Interface): Promise<void> {
-    const stop = new AbortController();
-    const interrupt = () => stop.abort();
-    terminal.once("SIGINT", interrupt);
+  /** The conversation goes on without a question that got no answer: templates want user and assistant in turn. */
+  private async answer(): Promise<void> {
     let text = "";
     try {
-      const body = {
-        model: this.api.modelId,
-        messages: this.messages,
-        stream: true,
-        ...sampling(this.flags),
-      };
-      for await (const { choices } of this.api.post("/v1/chat/completions", body, stop.signal)) {
-        const piece = choices[0]?.delta?.content ?? "";
-        text += piece;
-        process.stdout.write(piece);
-      }
+      await this.lines.interruptible(async (signal) => {
+        for await (const piece of this.pieces(signal)) {
+          text += piece;
+          printAnswer(piece);
+        }
+        if (text === "" && !signal.aborted) say("The model ended its answer at once.");
+      });
     } catch (error) {
-      if (!stop.signal.aborted) this.fail(error);
-    } finally {
-      terminal.off("SIGINT", interrupt);
+      if (!(error instanceof UsageError) || !this.lines.interactive) throw error;
+      say(error.message);
     }
-    process.stdout.write("\n");
-    if (text !== "") this.messages.push({ role: "assistant", content: text });
+    if (text !== "") process.stdout.write("\n");
+    if (text === "") this.messages.pop();
+    else this.messages.push({ role: "assistant", content: text });
   }
 
-  /** The conversation goes on without the message that the server refused. */
-  private fail(error: unknown): void {
-    if (!(error instanceof UsageError)) throw error;
-    process.stderr.write(`koala: ${error.message}\n`);
-    this.messages.pop();
+  /** Ends where the signal stops it. */
+  private async *pieces(signal: AbortSignal): AsyncGenerator<string> {
+    const { api, flags, messages } = this;
+    const body = { model: api.modelId, messages, stream: true, ...sampling(flags) };
+    try {
+      for await (const { choices } of api.post("/v1/chat/completions", body, signal))
+        yield choices[0]?.delta?.content ?? "";
+    } catch (error) {
+      if (!signal.aborted) throw error;
+    }
   }
 }

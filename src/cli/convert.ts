@@ -10,7 +10,7 @@ export function register(program: Command): void {
     .description("write a model directory in another element type or shard size")
     .requiredOption("--model <name>", "folder or hub name of the model to read")
     .requiredOption("--out <folder>", "new folder to write")
-    .option("--dtype <type>", "element type of the weights: float32 or bfloat16", storedType, "BF16")
+    .option("--dtype <type>", "element type of the weights: float32 or bfloat16", storedType, "bfloat16")
     .option("--shard-size <gib>", "largest weight file in GiB", number(0.0001, 1024), 5)
     .action(run);
 }
@@ -18,21 +18,22 @@ export function register(program: Command): void {
 async function run(flags: {
   model: string;
   out: string;
-  dtype: StoredType;
+  dtype: keyof typeof storedTypes;
   shardSize: number;
 }): Promise<void> {
   const source = await resolveModel(flags.model);
   const progress = new Progress("bytes");
   const bytes = await convertCheckpoint(source, flags.out, {
-    dtype: flags.dtype,
+    dtype: storedTypes[flags.dtype],
     shardBytesMax: flags.shardSize * 2 ** 30,
     onProgress: (done, total) => progress.update("converting", done, total),
   });
   console.log(`${flags.out}: ${bytesText(bytes)} of weights written`);
 }
 
-function storedType(text: string): StoredType {
-  if (text === "float32") return "F32";
-  if (text === "bfloat16") return "BF16";
+const storedTypes = { float32: "F32", bfloat16: "BF16" } as const satisfies Record<string, StoredType>;
+
+function storedType(text: string): keyof typeof storedTypes {
+  if (text === "float32" || text === "bfloat16") return text;
   throw new InvalidArgumentError("It must be float32 or bfloat16.");
 }

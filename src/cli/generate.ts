@@ -2,6 +2,7 @@
 import type { Command } from "commander";
 import { UsageError } from "../util/errors.ts";
 import { openApi } from "./api.ts";
+import { endWithReader, printAnswer } from "./lines.ts";
 import { addModelFlags, integer, number } from "./model_options.ts";
 import type { ServedModelFlags } from "./served_model.ts";
 
@@ -37,14 +38,14 @@ export function register(program: Command): void {
 async function run(flags: GenerateFlags): Promise<void> {
   const prompt = flags.prompt ?? (await Bun.stdin.text());
   if (prompt === "") throw new UsageError("The prompt is empty; give --prompt TEXT or write it to stdin.");
+  endWithReader();
   const api = await openApi(flags.model, flags);
   try {
     const body = { model: api.modelId, stream: true, ...sampling(flags) };
     const chunks = flags.chat
       ? api.post("/v1/chat/completions", { ...body, messages: [{ role: "user", content: prompt }] })
       : api.post("/v1/completions", { ...body, prompt });
-    for await (const { choices } of chunks)
-      process.stdout.write(choices[0]?.text ?? choices[0]?.delta?.content ?? "");
+    for await (const { choices } of chunks) printAnswer(choices[0]?.text ?? choices[0]?.delta?.content ?? "");
     process.stdout.write("\n");
   } finally {
     await api.close();

@@ -27,7 +27,7 @@ export function addModelFlags(command: Command): Command {
       d.dtype,
     )
     .option("--device <device>", "where to run; this build knows cpu", "cpu")
-    .option("--threads <n>", "compute threads; 0 uses every core", integer(0, 1024), d.threads)
+    .option("--threads <n>", "compute threads; 0 uses every core", integer(0, 256), d.threads)
     .option(
       "--max-model-len <n>",
       "longest sequence, prompt and answer together (default: the model's)",

@@ -9,6 +9,8 @@ import { loadPages } from "../server/web/pages.ts";
 import { UsageError } from "../util/errors.ts";
 import { bytesText } from "../util/progress.ts";
 import { version } from "../util/version.ts";
+import { openBuiltinModels } from "./builtin.ts";
+import { addDatabaseFlag } from "./database_option.ts";
 import { addModelFlags, integer, number } from "./model_options.ts";
 import { openServedModel, type ServedModelFlags } from "./served_model.ts";
 
@@ -17,13 +19,18 @@ interface ServeFlags extends ServedModelFlags {
   host: string;
   port: number;
   apiKey: string[];
+  keys: boolean;
+  database?: string;
+  dataDir?: string;
+  trainingThreads: number;
+  trainingJobs: number;
   allowedHost: string[];
   corsOrigin: string[];
   lenient: boolean;
   shutdownTimeout: number;
 }
 
-const howToName = `No model was named. Name a folder in Hugging Face layout or a hub name:
+const howToName = `No model was named, so this serves the built-in demonstration. Name a folder in Hugging Face layout or a hub name:
   koala serve --model ./my-model
   koala serve --model Qwen/Qwen2.5-0.5B-Instruct`;
 
@@ -31,7 +38,10 @@ export function register(program: Command): void {
   const command = program
     .command("serve")
     .description("serve a model behind the OpenAI API, with a chat page at /")
-    .option("--model <name>", "folder or hub name (org/model, org/model@revision) of the model")
+    .option(
+      "--model <name>",
+      "folder or hub name (org/model, org/model@revision) of the model (default: a built-in demonstration)",
+    )
     .option("--served-model-name <id>", "the model's id in the API (default: its folder's name)")
     .option("--host <address>", "address to listen on; 0.0.0.0 is every network", "127.0.0.1")
     .option("--port <n>", "port to listen on; 0 takes a free one", integer(0, 65535), 8000)
@@ -41,6 +51,7 @@ export function register(program: Command): void {
       collect,
       [],
     )
+    .option("--keys", "require a key made by koala keys; revoked ones stop within seconds", false)
     .option(
       "--allowed-host <name>",
       "host name that requests may use besides this machine's; may be given several times",
@@ -66,23 +77,39 @@ export function register(program: Command): void {
       number(0, 86400),
       30,
     );
-  addModelFlags(command).action(run);
+  addTrainingFlags(addModelFlags(addDatabaseFlag(command))).action(run);
+}
+
+function addTrainingFlags(command: Command): Command {
+  return command
+    .option("--data-dir <folder>", "switch fine-tuning on, and keep files, jobs and their models here")
+    .option(
+      "--training-threads <n>",
+      "compute threads of a fine-tuning job; 0 uses every core, after serving",
+      integer(0, 1024),
+      0,
+    )
+    .option("--training-jobs <n>", "fine-tuning jobs that run at the same time", integer(1, 64), 1);
 }
 
 async function run(flags: ServeFlags): Promise<void> {
-  if (!flags.model) throw new UsageError(howToName);
-  const model = await openServedModel(flags.model, flags);
+  if (flags.database !== undefined && !flags.keys && flags.dataDir === undefined)
+    throw new UsageError(
+      "--database names where API keys and jobs are, so it goes with --keys or --data-dir.",
+    );
+  if (!flags.model) process.stderr.write(`${howToName}\n`);
+  const models = flags.model ? [await openServedModel(flags.model, flags)] : await openBuiltinModels(flags);
   try {
-    await serve(model, flags);
+    await serve(models, flags);
   } finally {
-    await model.engine.stop();
+    await Promise.all(models.map((model) => model.engine.stop()));
   }
 }
 
 /** Listens while the model loads: /readyz answers 503 until it can be used. */
-async function serve(model: ServedModel, flags: ServeFlags): Promise<void> {
+async function serve(models: ServedModel[], flags: ServeFlags): Promise<void> {
   const context = serverContext({
-    models: new ModelRegistry([model]),
+    models: new ModelRegistry(models),
     version,
     apiKeys: [...flags.apiKey, ...keysFromEnvironment()].map((key) => apiKey(key)),
     allowedHosts: flags.allowedHost,
@@ -91,6 +118,27 @@ async function serve(model: ServedModel, flags: ServeFlags): Promise<void> {
     unknownParameters: flags.lenient ? "lenient" : "strict",
     pages: Object.fromEntries(await loadPages()),
   });
+  // Loaded when asked for: most servers open no database.
+  const keys = flags.keys
+    ? await (await import("./stored_keys.ts")).acceptStoredKeys(context, flags.database)
+    : null;
+  const tuning =
+    flags.dataDir === undefined
+      ? null
+      : await (await import("./jobs/serve_jobs.ts")).serveJobs(context, { ...flags, dataDir: flags.dataDir });
+  try {
+    await listenUntilStopped(models[0] as ServedModel, context, flags);
+  } finally {
+    await tuning?.close();
+    await keys?.close();
+  }
+}
+
+async function listenUntilStopped(
+  model: ServedModel,
+  context: ServerContext,
+  flags: ServeFlags,
+): Promise<void> {
   const { host, port } = flags;
   const server = listen(createServer(context), {
     context,
@@ -102,11 +150,25 @@ async function serve(model: ServedModel, flags: ServeFlags): Promise<void> {
   try {
     await model.engine.ready();
   } catch (error) {
+    if (context.lifecycle.state !== "serving") return server.closed; // told to stop while it loaded
     await server.close({ graceMs: 0 });
     throw new UsageError((error as Error).message);
   }
   announce(model, server.url, context);
+  tellOfWaiting(context, flags.shutdownTimeout);
   await server.closed;
+}
+
+/** Whoever presses Ctrl-C sees why the server is still there. */
+function tellOfWaiting(context: ServerContext, seconds: number): void {
+  const tell = (): void => {
+    const { inFlight } = context.lifecycle;
+    if (inFlight > 0)
+      process.stderr.write(
+        `koala: requests still running: ${inFlight}; they have ${seconds} s, or until another Ctrl-C or SIGTERM.\n`,
+      );
+  };
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, tell);
 }
 
 function announce(model: ServedModel, url: string, context: ServerContext): void {
@@ -122,7 +184,7 @@ function announce(model: ServedModel, url: string, context: ServerContext): void
       "It has no chat template, so it completes text but does not chat; --chat-template koala or chatml gives it one.",
     );
   console.log(
-    `Serving ${url}/v1 (chat page ${url}/, API reference ${url}/docs${context.apiKeys.length > 0 ? ", key required" : ""})`,
+    `Serving ${url}/v1 (chat page ${url}/, API reference ${url}/docs${context.requireKey || context.apiKeys.length > 0 ? ", key required" : ""})`,
   );
 }
 

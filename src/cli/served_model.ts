@@ -6,7 +6,7 @@ import { readConfig } from "../engine/load_runner.ts";
 import type { Engine } from "../engine/messages.ts";
 import type { GenerationDefaults, ServedModel } from "../server/context.ts";
 import { loadTemplate, namedTemplate } from "../text/template.ts";
-import { loadTokenizer } from "../text/tokenizer.ts";
+import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
 import { UsageError } from "../util/errors.ts";
 import { Progress } from "../util/progress.ts";
 import { selfCommand } from "../util/self_command.ts";
@@ -18,8 +18,24 @@ export interface ServedModelFlags extends ModelFlags {
   maxQueue?: number;
 }
 
+/** What a model that was made here is, where its folder does not say. */
+export interface ServedAs {
+  id?: string;
+  parent?: string;
+  /** Unix seconds. */
+  created?: number;
+  /** What stands between the server and the engine process. */
+  engine?: (start: () => Engine) => Engine;
+}
+
 /** Everything but the weights is loaded when this returns; `model.engine.ready()` says when they are. */
-export async function openServedModel(name: string, flags: ServedModelFlags): Promise<ServedModel> {
+export async function openServedModel(
+  name: string,
+  flags: ServedModelFlags,
+  as: ServedAs = {},
+): Promise<ServedModel> {
+  if (flags.servedModelName === "")
+    throw new UsageError("--served-model-name is empty; name the model or leave it out.");
   const directory = await resolveModel(name);
   const config = await readConfig(directory);
   const options = runnerOptions(resolve(directory), flags);
@@ -28,15 +44,18 @@ export async function openServedModel(name: string, flags: ServedModelFlags): Pr
     ? await namedTemplate(flags.chatTemplate, tokenizer)
     : await loadTemplate(directory, tokenizer);
   const generationDefaults = await readGenerationDefaults(directory);
-  const engine = startModelEngine(JSON.stringify(options), flags);
+  checkVocabulary(tokenizer, config.vocabularySize, directory);
+  const start = () => startModelEngine(JSON.stringify(options), flags);
+  const engine = as.engine === undefined ? start() : as.engine(start);
   return {
-    id: flags.servedModelName ?? modelId(name, directory),
+    id: as.id ?? flags.servedModelName ?? modelId(name, directory),
     aliases: [],
     engine,
     tokenizer,
     template,
     toolFormat: template?.toolFormat ?? null,
-    created: Math.floor(Date.now() / 1000),
+    created: as.created ?? Math.floor(Date.now() / 1000),
+    parent: as.parent ?? null,
     generationDefaults,
     // The cache may hold less than the model was made for: the engine has the last word.
     get maxModelLen() {
@@ -52,12 +71,27 @@ function startModelEngine(options: string, flags: ServedModelFlags): Engine {
   const engine = startEngine({
     command: selfCommand("engine", options),
     onProgress: (stage, done, total) => progress.update(stage, done, total),
-    onNotice: (sentence) => process.stderr.write(`koala: ${sentence}\n`),
+    // A first load that fails is told to whoever waits for ready(), once.
+    onNotice: (sentence) => {
+      if (engine.info !== null) process.stderr.write(`koala: ${sentence}\n`);
+    },
     ...(flags.maxQueue === undefined ? {} : { maxWaitingRequests: flags.maxQueue }),
   });
   // Whoever waits for ready() sees the failure; without a waiter it must not end the process.
   engine.ready().catch(() => {});
   return engine;
+}
+
+/** Words beyond the embedding mean that the two do not belong together. Added tokens there are common (a [PAD] that was
+ *  never trained): requests that write one are refused. */
+function checkVocabulary(tokenizer: Tokenizer, size: number, directory: string): void {
+  for (let id = size; id < tokenizer.vocabularySize; id++) {
+    const token = tokenizer.tokenString(id);
+    if (token === "" || tokenizer.isSpecial(id)) continue;
+    throw new UsageError(
+      `${directory}: tokenizer.json gives ${JSON.stringify(token)} the id ${id}, but config.json's vocab_size is ${size}; they do not belong together.`,
+    );
+  }
 }
 
 /** A hub name is itself; a folder is known by its own name. */
@@ -75,23 +109,24 @@ async function readGenerationDefaults(directory: string): Promise<GenerationDefa
   } catch (error) {
     throw new UsageError(`${path} is not JSON: ${(error as Error).message}.`);
   }
+  if (typeof json !== "object" || json === null) throw new UsageError(`${path} is not a JSON object.`);
   const defaults: GenerationDefaults = {};
-  const names = {
-    temperature: "temperature",
-    top_k: "topK",
-    top_p: "topP",
-    min_p: "minP",
-    repetition_penalty: "repetitionPenalty",
-  } as const;
-  for (const [name, field] of Object.entries(names) as [
-    keyof typeof names,
-    (typeof names)[keyof typeof names],
-  ][]) {
+  for (const { name, field, min, max } of generationFields) {
     const value = json[name];
     if (value === undefined || value === null) continue;
-    if (typeof value !== "number" || !(value >= 0))
-      throw new UsageError(`${path}: ${name} is ${JSON.stringify(value)}, expected a number of 0 or more.`);
+    if (typeof value !== "number" || !(value >= min && value <= max))
+      throw new UsageError(
+        `${path}: ${name} is ${JSON.stringify(value)}, expected a number from ${min} to ${max}.`,
+      );
     defaults[field] = value;
   }
   return defaults;
 }
+
+const generationFields: { name: string; field: keyof GenerationDefaults; min: number; max: number }[] = [
+  { name: "temperature", field: "temperature", min: 0, max: 100 },
+  { name: "top_k", field: "topK", min: -1, max: 2 ** 31 - 1 },
+  { name: "top_p", field: "topP", min: 0, max: 1 },
+  { name: "min_p", field: "minP", min: 0, max: 1 },
+  { name: "repetition_penalty", field: "repetitionPenalty", min: 0.001, max: 100 },
+];

@@ -60,6 +60,12 @@ export async function loadRunner(
 ): Promise<{ runner: LlamaRunner; info: EngineInfo }> {
   const start = performance.now();
   const config = await readConfig(options.directory);
+  const longest = longestSequence(config);
+  if (options.maxModelLen !== null && options.maxModelLen > longest) {
+    throw new UsageError(
+      `--max-model-len ${options.maxModelLen} is more than the ${longest} positions of ${options.directory}.`,
+    );
+  }
   const checkpoint = await openCheckpoint(options.directory);
   const types = new Set([...checkpoint.tensors.values()].map((tensor) => tensor.dtype));
   const compute = computeType(options.dtype, types);
@@ -67,12 +73,6 @@ export async function loadRunner(
   const weights = loadWeights(device, checkpoint, config, compute, (done, total) =>
     onProgress("loading weights", done, total),
   );
-  const longest = longestSequence(config);
-  if (options.maxModelLen !== null && options.maxModelLen > longest) {
-    throw new UsageError(
-      `--max-model-len ${options.maxModelLen} is more than the ${longest} positions of ${options.directory}.`,
-    );
-  }
   const model = new Llama(device, config, weights, {
     maxTokens: options.maxStepTokens,
     positions: options.maxModelLen ?? longest,

@@ -7,6 +7,7 @@ import { compileGrammar, type Vocabulary } from "./grammar.ts";
 import { EngineLoop } from "./loop.ts";
 import type { EngineInfo, FromEngine, ToEngine } from "./messages.ts";
 import type { ModelRunner } from "./runner.ts";
+import { UsageError } from "../util/errors.ts";
 
 export interface LoadedModel {
   runner: ModelRunner;
@@ -23,7 +24,7 @@ export async function runEngineProcess(
   load: (progress: ReportProgress) => Promise<LoadedModel>,
 ): Promise<void> {
   if (process.send === undefined)
-    throw new Error(
+    throw new UsageError(
       "The engine process was started by hand; it is started by koala serve, which talks to it.",
     );
   process.on("disconnect", () => process.exit(0));

@@ -54,6 +54,9 @@ export interface LlamaConfig {
 
 type Json = Record<string, unknown>;
 
+/** Far above any model's; a file that asks for more would only fill the memory with names of tensors. */
+const layersMax = 4096;
+
 const families: Record<string, LlamaConfig["family"]> = {
   LlamaForCausalLM: "llama",
   MistralForCausalLM: "mistral",
@@ -80,6 +83,8 @@ export function parseConfig(json: unknown, path: string): LlamaConfig {
   if (headDim % 2 !== 0 || headDim > 512)
     throw new UsageError(`${path}: head_dim ${headDim} is odd or above 512.`);
   const layerCount = read.count("num_hidden_layers");
+  if (layerCount > layersMax)
+    throw new UsageError(`${path}: num_hidden_layers ${layerCount} is above ${layersMax}.`);
   const attentionBias = read.flag("attention_bias", false);
   return {
     family,

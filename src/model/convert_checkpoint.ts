@@ -27,6 +27,7 @@ export async function convertCheckpoint(
   options: ConvertOptions,
 ): Promise<number> {
   const checkpoint = await openCheckpoint(source);
+  const config = await readConfigObject(source);
   await mkdir(target, { recursive: true });
   if ((await readdir(target)).length > 0) throw new UsageError(`${target} is not empty; name a new folder.`);
   const shards = planShards(checkpoint, options);
@@ -41,7 +42,10 @@ export async function convertCheckpoint(
     written += await writeSafetensors(join(target, name), tensors, { format: "pt" });
     for (const [key] of shard) placement[key] = name;
   }
-  await copyCompanions(source, target, options.dtype);
+  await copyCompanions(source, target);
+  const type = options.dtype === "F32" ? "float32" : "bfloat16";
+  config["dtype" in config ? "dtype" : "torch_dtype"] = type;
+  await Bun.write(join(target, "config.json"), JSON.stringify(config, null, 2));
   if (shards.length > 1) {
     const index = { metadata: { total_size: written }, weight_map: placement };
     await Bun.write(join(target, "model.safetensors.index.json"), JSON.stringify(index, null, 2));
@@ -109,17 +113,24 @@ function encode(values: Float32Array, dtype: StoredType): Uint8Array {
   return new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
 }
 
-async function copyCompanions(source: string, target: string, dtype: StoredType): Promise<void> {
+/** Copies what makes a model directory whole beside its weights; config.json with the new element type. */
+export async function copyCompanions(source: string, target: string): Promise<void> {
   for (const name of await readdir(source)) {
     if (companions.test(name) && name !== "config.json")
       await copyFile(join(source, name), join(target, name));
   }
+}
+
+/** Read before anything is written: a copy of weights without their config would be of no use. */
+async function readConfigObject(source: string): Promise<Record<string, unknown>> {
   const path = join(source, "config.json");
   const file = Bun.file(path);
   if (!(await file.exists()))
     throw new UsageError(`${source} has no config.json, so it is not a Hugging Face model directory.`);
-  const config = (await file.json()) as Record<string, unknown>;
-  const type = dtype === "F32" ? "float32" : "bfloat16";
-  config["dtype" in config ? "dtype" : "torch_dtype"] = type;
-  await Bun.write(join(target, "config.json"), JSON.stringify(config, null, 2));
+  const config: unknown = await file.json().catch((error: Error) => {
+    throw new UsageError(`${path} is not JSON: ${error.message}.`);
+  });
+  if (typeof config !== "object" || config === null || Array.isArray(config))
+    throw new UsageError(`${path} is not a JSON object.`);
+  return config as Record<string, unknown>;
 }

@@ -23,7 +23,7 @@ export function sentenceFor(error: unknown, hub: HubAddress): unknown {
   const page = `${hub.endpoint}/${id}`;
   if (error instanceof NetworkError) {
     return new UsageError(
-      `${id} could not be fetched: ${error.message}. Check the network and HF_ENDPOINT; the same command goes on where this one stopped.`,
+      `${id} could not be fetched: ${error.message.replace(/[.?!]+$/, "")}. Check the network and HF_ENDPOINT; the same command goes on where this one stopped.`,
     );
   }
   if (!(error instanceof HttpError)) return error;

@@ -209,11 +209,13 @@ export interface TensorToWrite {
 }
 
 /** Writes a file that appears under its name only when it is complete and on disk. Wide elements are laid first, so
- *  that every tensor starts aligned, then names in byte order, as the reference does. Returns the bytes written. */
+ *  that every tensor starts aligned, then names in byte order, as the reference does. Returns the bytes written;
+ *  `onBytes` sees them in the file's order. */
 export async function writeSafetensors(
   path: string,
   tensors: readonly TensorToWrite[],
   metadata: Record<string, string> = {},
+  onBytes: (bytes: Uint8Array) => void = () => {},
 ): Promise<number> {
   const ordered = [...tensors].sort(
     (a, b) => rank(b.dtype) - rank(a.dtype) || Buffer.compare(Buffer.from(a.name), Buffer.from(b.name)),
@@ -223,8 +225,9 @@ export async function writeSafetensors(
   const handle = await open(temporary, "wx");
   try {
     await writeFully(handle, header);
+    onBytes(header);
     let bytes = header.length;
-    for (const tensor of ordered) bytes += await writeTensor(handle, tensor, path);
+    for (const tensor of ordered) bytes += await writeTensor(handle, tensor, path, onBytes);
     await handle.sync();
     await handle.close();
     await rename(temporary, path);
@@ -265,12 +268,18 @@ function encodeHeader(
   return header;
 }
 
-async function writeTensor(handle: FileHandle, tensor: TensorToWrite, path: string): Promise<number> {
+async function writeTensor(
+  handle: FileHandle,
+  tensor: TensorToWrite,
+  path: string,
+  onBytes: (bytes: Uint8Array) => void,
+): Promise<number> {
   const expected = tensorBytes(tensor.dtype, tensor.shape);
   const pieces = tensor.data instanceof Uint8Array ? [tensor.data] : tensor.data();
   let bytes = 0;
   for await (const piece of pieces) {
     await writeFully(handle, piece);
+    onBytes(piece);
     bytes += piece.length;
   }
   if (bytes !== expected)

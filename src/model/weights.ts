@@ -40,15 +40,28 @@ export interface LlamaWeights {
 export type ComputeType = Extract<DType, "f32" | "bf16" | "f64">;
 
 /** A parameter as the checkpoint names it, with the shape it must have. */
-interface Part {
+export interface Part {
   name: string;
   shape: number[];
 }
 
 /** A matrix made of parts stacked by rows (q, k and v; gate and up), or a vector made of parts laid end to end. */
-type Parameter = { key: string } & (
+export type Parameter = { key: string } & (
   { matrix: Part[]; N: number; K: number } | { vector: Part[]; size: number }
 );
+
+/** Every parameter of a model. Where embeddings are tied, `top` names the embedding as the head. */
+export interface ModelParameters {
+  embedding: Part;
+  layers: Parameter[][];
+  top: Parameter[];
+}
+
+export const parametersOf = (config: LlamaConfig): ModelParameters => ({
+  embedding: { name: "model.embed_tokens.weight", shape: [config.vocabularySize, config.hiddenSize] },
+  layers: Array.from({ length: config.layerCount }, (_, layer) => blockParameters(config, layer)),
+  top: topParameters(config),
+});
 
 /** Opens every parameter of `checkpoint` on the device. Throws UsageError naming what is missing or misshapen. */
 export function loadWeights(
@@ -58,12 +71,7 @@ export function loadWeights(
   compute: ComputeType,
   onProgress: (done: number, total: number) => void = () => {},
 ): LlamaWeights {
-  const layers = Array.from({ length: config.layerCount }, (_, layer) => blockParameters(config, layer));
-  const top = topParameters(config);
-  const embeddingPart = {
-    name: "model.embed_tokens.weight",
-    shape: [config.vocabularySize, config.hiddenSize],
-  };
+  const { layers, top, embedding: embeddingPart } = parametersOf(config);
   const parameters = [...layers.flat(), ...top];
   checkNames(checkpoint, parameters, embeddingPart, config);
   const activationType = compute === "f64" ? "f64" : "f32";
@@ -145,11 +153,11 @@ function topParameters(config: LlamaConfig): Parameter[] {
   ];
 }
 
-const partsOf = (parameter: Parameter): Part[] =>
+export const partsOf = (parameter: Parameter): Part[] =>
   "matrix" in parameter ? parameter.matrix : parameter.vector;
 
-/** Nothing missing, nothing left over that the model would need. */
-function checkNames(
+/** Nothing missing, nothing left over that the model would need, nothing of another shape: before memory is reserved. */
+export function checkNames(
   checkpoint: Checkpoint,
   parameters: Parameter[],
   embedding: Part,
@@ -170,6 +178,7 @@ function checkNames(
       `${checkpoint.directory}: tensor ${unknown} has no place in a ${config.family} model of ${config.layerCount} layers; config.json and weights do not belong together.`,
     );
   }
+  for (const part of [...parameters.flatMap(partsOf), embedding]) elementType(entryOf(checkpoint, part));
 }
 
 function sizeOf(device: Device, parameters: Parameter[], compute: ComputeType, activations: DType): number {
@@ -184,7 +193,7 @@ function countParameters(parameters: Parameter[], embedding: Part, config: Llama
 }
 
 /** The entry of a part, its shape and type checked. */
-function entryOf(checkpoint: Checkpoint, part: Part): CheckpointTensor {
+export function entryOf(checkpoint: Checkpoint, part: Part): CheckpointTensor {
   const entry = checkpoint.tensors.get(part.name);
   if (!entry) throw new UsageError(`${checkpoint.directory}: tensor ${part.name} is missing.`);
   if (entry.shape.length !== part.shape.length || entry.shape.some((length, i) => length !== part.shape[i])) {
@@ -195,7 +204,7 @@ function entryOf(checkpoint: Checkpoint, part: Part): CheckpointTensor {
   return entry;
 }
 
-function elementType(entry: CheckpointTensor): DType {
+export function elementType(entry: CheckpointTensor): DType {
   const types: Record<string, DType> = { F32: "f32", BF16: "bf16", F16: "f16", F64: "f64" };
   const type = types[entry.dtype];
   if (!type)

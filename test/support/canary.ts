@@ -62,7 +62,8 @@ export class Canary {
         this.#report.longestGapMs = Math.max(this.#report.longestGapMs, now - last);
         last = now;
         text += piece;
-        if (!this.#alone.startsWith(text)) throw new Error(`the canary said ${JSON.stringify(text.slice(-80))}`);
+        if (!this.#alone.startsWith(text))
+          throw new Error(`the canary said ${JSON.stringify(text.slice(-80))}`);
         onText();
       });
       expect(text).toBe(this.#alone);
@@ -76,7 +77,8 @@ export class Canary {
       body: JSON.stringify({ ...this.request, stream: true }),
       signal,
     });
-    if (answer.status !== 200) throw new Error(`the canary was answered ${answer.status}: ${await answer.text()}`);
+    if (answer.status !== 200)
+      throw new Error(`the canary was answered ${answer.status}: ${await answer.text()}`);
     let text = "";
     let rest = "";
     const decoder = new TextDecoder();
@@ -85,7 +87,10 @@ export class Canary {
       rest = lines.pop() ?? "";
       for (const line of lines) {
         if (!line.startsWith("data: {")) continue;
-        const event = JSON.parse(line.slice(6)) as { choices?: { text: string }[]; error?: { message: string } };
+        const event = JSON.parse(line.slice(6)) as {
+          choices?: { text: string }[];
+          error?: { message: string };
+        };
         if (event.error) throw new Error(`the canary's stream ended with: ${event.error.message}`);
         const piece = event.choices?.[0]?.text ?? "";
         text += piece;

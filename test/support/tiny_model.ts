@@ -5,14 +5,11 @@ import { copyFile, mkdir, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { byteAlphabet } from "../../src/text/bpe.ts";
 import { familyDirectory } from "./paths.ts";
-import { temporaryFolder } from "./temporary.ts";
 
 export type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
 export type JsonObject = { [key: string]: Json };
 
 export interface TinyModelOptions {
-  /** Where to write it; a temporary folder otherwise. */
-  directory?: string;
   /** Longest sequence; the weights do not depend on it. */
   maxPositions?: number;
   /** null: no chat template. */
@@ -26,10 +23,10 @@ export const tinyVocabularySize = 512;
 export const tinyChatTemplate =
   "{{ bos_token }}{% for message in messages %}[{{ message.role }}] {{ message.content }}\n{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}";
 
-/** Writes config.json, model.safetensors, tokenizer.json, tokenizer_config.json and generation_config.json. */
-export async function makeTinyModel(options: TinyModelOptions = {}): Promise<string> {
+/** Writes config.json, model.safetensors, tokenizer.json, tokenizer_config.json and generation_config.json into `directory`,
+ *  which is made where it is not there, and returns it. */
+export async function makeTinyModel(directory: string, options: TinyModelOptions = {}): Promise<string> {
   const { maxPositions = 256, chatTemplate = tinyChatTemplate, ownWeights = false } = options;
-  const directory = options.directory ?? temporaryFolder("tiny-model");
   await mkdir(directory, { recursive: true });
   const source = familyDirectory("llama-mha");
   const config = (await Bun.file(join(source, "config.json")).json()) as JsonObject;

@@ -1,0 +1,87 @@
+/** Whole optimizer steps of training: `bun bench/train.bench.ts [0.1b|0.5b|1.1b] [--precision mixed|bf16|float32] [--tokens 512] [--steps 3] [--threads N]`.
+ *
+ *  A step is forward, backward and AdamW with clipping, on one packed row with a loss on every token. The machine's peak is
+ *  measured before each step, because a shared machine changes from minute to minute: trust the percentage. */
+import { parseArgs } from "node:util";
+import { parseConfig } from "../src/model/config.ts";
+import { Device } from "../src/tensor/device.ts";
+import { libraryPath } from "../src/tensor/library.ts";
+import { defaultSetup, openMemory } from "../src/train/allocation.ts";
+import { alone, type Precision } from "../src/train/flat_state.ts";
+import { stepFlops, workOf } from "../src/train/flops.ts";
+import { TrainModel } from "../src/train/model.ts";
+import { TrainOps } from "../src/train/ops.ts";
+import { defaultAdamW, Optimizer } from "../src/train/optimizer.ts";
+import { initializeParameters } from "../src/train/parameters.ts";
+import { Stepper } from "../src/train/step.ts";
+import { type Shape, shapes } from "./random_model.ts";
+
+const vocabulary = 32000;
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    precision: { type: "string", default: "mixed" },
+    tokens: { type: "string", default: "512" },
+    steps: { type: "string", default: "3" },
+    threads: { type: "string", default: "0" },
+  },
+});
+for (const name of positionals.length > 0 ? positionals : ["0.1b"]) bench(name);
+
+function bench(name: string): void {
+  const shape = shapes[name as Shape];
+  if (!shape) throw new Error(`shape ${name} is not one of ${Object.keys(shapes).join(", ")}`);
+  const T = Number(values.tokens);
+  const precision = values.precision as Precision;
+  const device = Device.open(libraryPath("cpu"), { threads: Number(values.threads) });
+  const config = parseConfig(
+    {
+      architectures: ["LlamaForCausalLM"],
+      ...shape,
+      vocab_size: vocabulary,
+      max_position_embeddings: T,
+      tie_word_embeddings: true,
+    },
+    name,
+  );
+  const setup = { ...defaultSetup(config, T), precision };
+  const memory = openMemory(device, config, setup);
+  const ops = new TrainOps(device);
+  initializeParameters(ops, memory.base, 1);
+  const optimizer = new Optimizer(ops, memory.trained, defaultAdamW, 1, alone);
+  const stepper = new Stepper(device, memory, new TrainModel(ops, config, memory, setup), optimizer, {
+    method: { type: "sft", reduction: "token" },
+    microRows: 1,
+    seed: 1,
+    forget: { min: 0, max: 0 },
+    share: alone,
+  });
+  const ids = Int32Array.from({ length: T }, (_, i) => (i * 7919 + 13) % vocabulary);
+  const rows = [[{ ids, weights: new Float32Array(T).fill(1) }]];
+  stepper.run(0, rows, 1e-4);
+  const { useful } = stepFlops(config, workOf([{ length: T, trained: T - 1 }]), {
+    frozen: false,
+    rungs: setup.rungs,
+  });
+  const kind = memory.base.types.compute === "bf16" ? "bfloat16" : "float32";
+  // The peak right before each step: neighbours come and go.
+  const samples = Array.from({ length: Number(values.steps) }, (_, step) => {
+    const peak = device.measure()[kind];
+    const begin = performance.now();
+    stepper.run(step + 1, rows, 1e-4);
+    const seconds = (performance.now() - begin) / 1000;
+    return { seconds, peak, share: useful / seconds / 1e9 / peak };
+  }).sort((a, b) => a.share - b.share);
+  const { seconds: median, peak, share } = samples[samples.length >> 1] as (typeof samples)[number];
+  const parameters = memory.base.layout.parameterCount;
+  const { activations, ...state } = memory.bytes;
+  const bytes = Object.values(state).reduce((a, b) => a + b, 0) / parameters;
+  console.log(
+    `${name} ${precision}: ${(parameters / 1e6).toFixed(0)} M parameters, ${(T / median).toFixed(1)} tokens/s, ` +
+      `${(useful / median / 1e9).toFixed(0)} of ${peak.toFixed(0)} GFLOP/s (${(100 * share).toFixed(0)} %), ` +
+      `${bytes.toFixed(1)} bytes a parameter and ${(activations / 2 ** 20).toFixed(0)} MiB of activations`,
+  );
+  memory.close();
+  device.close();
+}

@@ -1,0 +1,103 @@
+/** `koala plan`: what a recipe's run will take, before it starts. */
+import { freemem } from "node:os";
+import type { Command } from "commander";
+import { openDataset } from "../data/shard.ts";
+import { Device } from "../tensor/device.ts";
+import { libraryPath } from "../tensor/library.ts";
+import { memoryKinds } from "../train/allocation.ts";
+import { fittingChange, type Plan, planRun } from "../train/plan.ts";
+import { type Recipe, readRecipe } from "../train/recipe.ts";
+import { prepareData, readConfig } from "../train/run.ts";
+import { UsageError } from "../util/errors.ts";
+import { bytesText, duration, Progress } from "../util/progress.ts";
+import { resolveModel } from "./model_options.ts";
+
+export interface PlanFlags {
+  set: string[];
+  json?: boolean;
+  measure: boolean;
+}
+
+export const collect = (value: string, before: string[]): string[] => [...before, value];
+
+export function register(program: Command): void {
+  program
+    .command("plan <recipe>")
+    .description("print memory, operations, time and cost of a training run before it starts")
+    .option(
+      "--set <key=value>",
+      "replace a setting of the recipe, as schedule.learning_rate=1e-4",
+      collect,
+      [],
+    )
+    .option("--no-measure", "leave out the time: do not run a layer on this machine")
+    .option("--json", "print the plan as JSON")
+    .action(run);
+}
+
+async function run(path: string, flags: PlanFlags): Promise<void> {
+  const recipe = await readRecipe(path, flags.set);
+  const { plan } = await planned(recipe, flags.measure);
+  if (flags.json) console.log(JSON.stringify(plan, null, 2));
+  else console.log(planText(recipe, plan));
+}
+
+/** Data prepared, model found, plan made. Throws UsageError where the run does not fit, naming what would. */
+export async function planned(
+  recipe: Recipe,
+  measure: boolean,
+): Promise<{ plan: Plan; model: string; data: string }> {
+  const model = await resolveModel(recipe.model.path);
+  const progress = new Progress("bytes");
+  const data = await prepareData(recipe, model, (stage, done, total) => progress.update(stage, done, total));
+  const dataset = openDataset(data);
+  const device = Device.open(libraryPath("cpu"), { threads: recipe.threads });
+  try {
+    const config = await readConfig(model);
+    const estimate = planRun({ recipe, config, dataset, device, measure: false });
+    const available = process.availableMemory?.() ?? freemem();
+    const wanted = estimate.totalBytes * recipe.ranks;
+    if (wanted > available) {
+      const change = fittingChange({ recipe, config, device }, available);
+      throw new UsageError(
+        `The run needs ${bytesText(wanted)} and this machine has ${bytesText(available)} available. ${change ? `It would fit with ${change}.` : "No single setting makes it fit: take a smaller model, a shorter sequence_length, or LoRA with recomputation."}`,
+      );
+    }
+    const plan = measure ? planRun({ recipe, config, dataset, device, measure }) : estimate;
+    return { plan, model, data };
+  } finally {
+    device.close();
+    dataset.close();
+  }
+}
+
+export function planText(recipe: Recipe, plan: Plan): string {
+  const line = (name: string, text: string) => `${name.padEnd(14)} ${text}`;
+  const count = (value: number) => value.toLocaleString("en-US");
+  const parameters =
+    plan.parameters === plan.trainedParameters
+      ? `${count(plan.parameters)}, all trained`
+      : `${count(plan.parameters)}, ${count(plan.trainedParameters)} trained`;
+  const { time } = plan;
+  const ranks = recipe.ranks > 1 ? ` on each of ${recipe.ranks} ranks` : "";
+  return [
+    line("parameters", parameters),
+    ...memoryKinds.map((kind) => line(kind, bytesText(plan.bytes[kind]))),
+    line("memory", `${bytesText(plan.totalBytes)}${ranks}`),
+    line(
+      "steps",
+      `${count(plan.steps)} of ${recipe.rows_per_step} rows of ${recipe.sequence_length} tokens, ${(plan.fill * 100).toFixed(1)} % filled`,
+    ),
+    line("tokens", count(plan.tokens)),
+    line("operations", `${plan.flops.toExponential(2)} FLOP`),
+    ...(time
+      ? [
+          line("speed", `${count(Math.round(time.tokensPerSecond))} tokens/s expected`),
+          line("time", duration(time.hours * 3600)),
+          ...(time.cost === null
+            ? []
+            : [line("cost", `${time.cost.toFixed(2)} at ${recipe.cost_per_hour} an hour`)]),
+        ]
+      : []),
+  ].join("\n");
+}

@@ -1,0 +1,185 @@
+/** `koala train`: a recipe to a model, with a line of progress a step. Ctrl-C saves a checkpoint first. */
+import type { Command } from "commander";
+import { idsOf } from "../text/segments.ts";
+import { loadTemplate, namedTemplate } from "../text/template.ts";
+import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
+import type { TrainEvent } from "../train/events.ts";
+import type { Prompt } from "../train/generate.ts";
+import { launchRanks } from "../train/ranks/launch.ts";
+import { runRankProcess } from "../train/ranks/rank_process.ts";
+import { placeFromEnvironment } from "../train/ranks/rendezvous.ts";
+import { type Recipe, readRecipe } from "../train/recipe.ts";
+import { runTraining } from "../train/run.ts";
+import { UsageError } from "../util/errors.ts";
+import { duration, Progress } from "../util/progress.ts";
+import { selfCommand } from "../util/self_command.ts";
+import { integer } from "./model_options.ts";
+import { collect, planned, planText } from "./plan.ts";
+
+interface TrainFlags {
+  set: string[];
+  dryRun?: boolean;
+  resume?: boolean;
+  ranks?: number;
+}
+
+export function register(program: Command): void {
+  program
+    .command("train <recipe>")
+    .description("fine-tune a model as a recipe says")
+    .option(
+      "--set <key=value>",
+      "replace a setting of the recipe, as schedule.learning_rate=1e-4",
+      collect,
+      [],
+    )
+    .option("--dry-run", "prepare the data, print the plan and stop")
+    .option("--resume", "go on from the newest checkpoint of the recipe's output")
+    .option("--ranks <n>", "processes that train together", integer(1, 8))
+    .action(run);
+}
+
+async function run(path: string, flags: TrainFlags): Promise<void> {
+  const settings = flags.ranks === undefined ? flags.set : [...flags.set, `ranks=${flags.ranks}`];
+  const recipe = await readRecipe(path, settings);
+  const place = placeFromEnvironment();
+  if (place) return runAsRank({ ...recipe, ranks: place.world }, flags);
+  const { plan, model, data } = await planned(recipe, flags.dryRun === true);
+  console.log(planText(recipe, plan));
+  if (flags.dryRun) return;
+  const samples = await samplePrompts(recipe, model);
+  const reporter = new Reporter(samples);
+  const stop = new AbortController();
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => stop.abort(signal));
+  const options = {
+    recipe,
+    model,
+    dataset: data,
+    resume: flags.resume === true,
+    measure: true,
+    prompts: samples.map(({ prompt }) => prompt),
+  };
+  if (recipe.ranks === 1) {
+    await runTraining({
+      ...options,
+      onEvent: reporter.event,
+      onProgress: reporter.progress,
+      stop: stop.signal,
+    });
+    return;
+  }
+  await launchRanks({
+    run: options,
+    world: recipe.ranks,
+    command: (json) => selfCommand("rank", json),
+    signal: stop.signal,
+    onRestart: (report) => process.stderr.write(`koala: ${report}\n`),
+    onMessage: (message) =>
+      message.type === "event"
+        ? reporter.event(message.event)
+        : reporter.progress(message.stage, message.done, message.total),
+  });
+}
+
+/** Started by torchrun or the like, which has given this process its rank. */
+async function runAsRank(recipe: Recipe, flags: TrainFlags): Promise<void> {
+  const samples: Sample[] = [];
+  const reporter = new Reporter(samples);
+  const prepare = async () => {
+    const { model, data } = await planned(recipe, false);
+    samples.push(...(await samplePrompts(recipe, model)));
+    const prompts = samples.map(({ prompt }) => prompt);
+    return { recipe, model, dataset: data, resume: flags.resume === true, measure: true, prompts };
+  };
+  await runRankProcess({ recipe, prepare, onEvent: reporter.event, onProgress: reporter.progress });
+}
+
+interface Sample {
+  text: string;
+  prompt: Prompt;
+  tokenizer: Tokenizer;
+}
+
+/** The recipe's sample prompts as ids, through the template that the data went through. */
+async function samplePrompts(recipe: Recipe, model: string): Promise<Sample[]> {
+  if (recipe.sample_prompts.length === 0) return [];
+  const tokenizer = await loadTokenizer(model);
+  const template = recipe.data.template
+    ? await namedTemplate(recipe.data.template, tokenizer)
+    : await loadTemplate(model, tokenizer);
+  if (!template)
+    throw new UsageError(
+      `${model} has no chat template for sample_prompts. Name one as data.template, or leave them out.`,
+    );
+  return recipe.sample_prompts.map((text) => {
+    const ids = idsOf(template.render([{ role: "user", content: text }], { addGenerationPrompt: true }));
+    return {
+      text,
+      tokenizer,
+      prompt: { ids, tokensMax: recipe.sample_tokens, stopIds: [...template.stopIds] },
+    };
+  });
+}
+
+/** Events as lines for a person: a bar on a terminal, a line now and then elsewhere. */
+class Reporter {
+  private readonly bytes = new Progress("bytes");
+  private readonly out = process.stderr;
+  private drawn = 0;
+
+  constructor(private readonly samples: Sample[]) {}
+
+  readonly progress = (stage: string, done: number, total: number): void =>
+    this.bytes.update(stage, done, total);
+
+  readonly event = (event: TrainEvent): void => {
+    switch (event.type) {
+      case "start":
+        return this.line(
+          `${event.step > 0 ? `resumed at step ${event.step}` : "training"}: ${event.steps} steps`,
+        );
+      case "step":
+        return this.step(event);
+      case "warning":
+        return this.line(event.message);
+      case "evaluation":
+        return this.line(`step ${event.step}: validation loss ${event.loss.toFixed(4)}`);
+      case "checkpoint":
+        return this.line(`checkpoint: ${event.directory}`);
+      case "epoch":
+        return this.line(`epoch ${event.epoch} done`);
+      case "sample":
+        return this.sample(event.ids);
+      case "stop":
+        return this.line(`stopped at step ${event.step} (${event.reason}); go on with --resume`);
+      case "finish":
+        return this.line(
+          `done in ${duration(event.seconds)}, ${event.trainedTokens} trained tokens; the model is ${event.directory}`,
+        );
+      default:
+        return event satisfies never;
+    }
+  };
+
+  private step(event: Extract<TrainEvent, { type: "step" }>): void {
+    const now = performance.now();
+    const interval = this.out.isTTY ? 100 : 5000;
+    if (event.step < event.steps && now - this.drawn < interval) return;
+    this.drawn = now;
+    const filled = Math.round((24 * event.step) / event.steps);
+    const share = event.utilisation === null ? "" : `, ${(event.utilisation * 100).toFixed(0)} % of peak`;
+    const text = `step ${event.step}/${event.steps} ${"█".repeat(filled)}${"░".repeat(24 - filled)} loss ${event.loss.toFixed(4)} lr ${event.learningRate.toExponential(2)} |g| ${event.gradientNorm.toFixed(2)} ${Math.round(event.tokensPerSecond)} tok/s${share}, ${duration(event.secondsLeft)} left`;
+    this.out.write(this.out.isTTY ? `\r\x1b[2K${text}` : `${text}\n`);
+  }
+
+  private sample(answers: number[][]): void {
+    answers.forEach((ids, i) => {
+      const { text, tokenizer } = this.samples[i] as Sample;
+      this.line(`> ${text}\n${tokenizer.decode(ids, { skipSpecialTokens: true })}`);
+    });
+  }
+
+  private line(text: string): void {
+    this.out.write(`${this.out.isTTY ? "\r\x1b[2K" : ""}${text}\n`);
+  }
+}

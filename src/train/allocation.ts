@@ -1,0 +1,164 @@
+/** Everything a training run keeps in memory, allocated once at start; the plan is the same code without memory. */
+import type { LlamaConfig } from "../model/config.ts";
+import { flatLayout } from "../model/flat_layout.ts";
+import { ropeTable } from "../model/rope.ts";
+import { parametersOf } from "../model/weights.ts";
+import { Arena } from "../tensor/arena.ts";
+import type { Device } from "../tensor/device.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { type Activations, allocateActivations, allocateFlow, type Flow, type Rung } from "./activations.ts";
+import {
+  adapterLayout,
+  adapterParts,
+  type AdapterScratch,
+  allocateAdapterScratch,
+  fillAdapterScratch,
+  type LoraConfig,
+} from "./adapters.ts";
+import {
+  allocateState,
+  alone,
+  type FlatState,
+  type Precision,
+  precisionTypes,
+  type Share,
+  type ZeroStage,
+} from "./flat_state.ts";
+import { allocateHead, type HeadMemory } from "./head.ts";
+import { allocatePackScratch, type PackScratch, VectorScratch } from "./linear.ts";
+import { type Allocator, Sizer } from "./memory.ts";
+import { allocateMicroBatch, type MicroBatchMemory } from "./micro_batch.ts";
+
+/** What decides how much memory a run takes. */
+export interface TrainSetup {
+  precision: Precision;
+  /** Tokens of the largest micro-batch, and of the longest document. */
+  maxTokens: number;
+  positions: number;
+  /** Rows whose logits exist at the same time. */
+  chunkRows: number;
+  /** One a layer. */
+  rungs: Rung[];
+  residualDropout: number;
+  embeddingDropout: number;
+  /** null: every parameter is trained. */
+  lora: LoraConfig | null;
+  share: Share;
+  stage: ZeroStage;
+}
+
+export const defaultSetup = (config: LlamaConfig, maxTokens: number): TrainSetup => ({
+  precision: "float32",
+  maxTokens,
+  positions: maxTokens,
+  chunkRows: 256,
+  rungs: Array<Rung>(config.layerCount).fill("none"),
+  residualDropout: 0,
+  embeddingDropout: 0,
+  lora: null,
+  share: alone,
+  stage: 1,
+});
+
+export const memoryKinds = ["weights", "gradients", "optimizer", "activations", "workspace"] as const;
+export type MemoryKind = (typeof memoryKinds)[number];
+
+export interface TrainMemory {
+  base: FlatState;
+  /** The trained part of a LoRA run. */
+  adapters: FlatState | null;
+  /** What the optimizer updates: the adapters, or else the base. */
+  trained: FlatState;
+  working: Working;
+  bytes: Record<MemoryKind, number>;
+  close(): void;
+}
+
+export interface Working {
+  activations: Activations[];
+  /** Of the last block. */
+  output: Tensor;
+  flow: Flow;
+  head: HeadMemory;
+  batch: MicroBatchMemory;
+  packs: PackScratch;
+  vectors: VectorScratch;
+  rope: Tensor;
+  adapterPacks: PackScratch | null;
+  adapters: AdapterScratch | null;
+  /** Zeros that gradients are cleared from. */
+  zeros: Tensor;
+}
+
+const zeroElements = 1 << 18;
+
+/** Bytes of each kind, exactly what openMemory takes. */
+export function planMemory(
+  device: Device,
+  config: LlamaConfig,
+  setup: TrainSetup,
+): Record<MemoryKind, number> {
+  const sizers = byKind(() => new Sizer(device));
+  allocate(sizers, config, setup);
+  return byKind((kind) => sizers[kind].bytes);
+}
+
+/** One arena a kind. Throws NativeError when the device has not enough memory. */
+export function openMemory(device: Device, config: LlamaConfig, setup: TrainSetup): TrainMemory {
+  const bytes = planMemory(device, config, setup);
+  const arenas = byKind((kind) => new Arena(device, kind, bytes[kind]));
+  const memory = allocate(arenas, config, setup);
+  device.upload(memory.working.rope, ropeTable(config, setup.positions));
+  if (memory.working.adapters && setup.lora)
+    fillAdapterScratch(device, memory.working.adapters, adapterParts(config, setup.lora, 0));
+  return { ...memory, bytes, close: () => memoryKinds.forEach((kind) => arenas[kind].close()) };
+}
+
+function allocate(memory: Record<MemoryKind, Allocator>, config: LlamaConfig, setup: TrainSetup) {
+  const { lora, precision, share, stage } = setup;
+  const base = allocateState(memory, flatLayout(config), precision, { trained: !lora, share, stage });
+  // Adapters are small: their weights and moments are always exact.
+  const exact = precision === "float64" ? "float64" : "float32";
+  const adapters = lora
+    ? allocateState(memory, adapterLayout(config, lora), exact, {
+        share,
+        stage: Math.min(stage, 2) as ZeroStage,
+      })
+    : null;
+  return { base, adapters, trained: adapters ?? base, working: allocateWorking(memory, config, setup) };
+}
+
+function allocateWorking(
+  memory: Record<MemoryKind, Allocator>,
+  config: LlamaConfig,
+  setup: TrainSetup,
+): Working {
+  const { compute, activation } = precisionTypes[setup.precision];
+  const { maxTokens: T, lora } = setup;
+  const { activations, workspace } = memory;
+  const { layers, top } = parametersOf(config);
+  const all = [...(layers[0] ?? []), ...top];
+  const matrices = all.flatMap((p) => ("matrix" in p ? [[p.N, p.K] as const] : []));
+  const longest = Math.max(...all.flatMap((p) => ("vector" in p ? [p.size] : [])));
+  const parts = lora ? adapterParts(config, lora, 0) : [];
+  const thin = parts.flatMap(({ width, K }) => [
+    [lora?.rank ?? 0, K] as const,
+    [width, lora?.rank ?? 0] as const,
+  ]);
+  return {
+    activations: allocateActivations(activations, config, setup.rungs, T, activation),
+    output: activations.tensor([T, config.hiddenSize], activation),
+    flow: allocateFlow(activations, config, T, activation),
+    head: allocateHead(activations, config, T, setup.chunkRows, activation),
+    batch: allocateMicroBatch(activations, T, activation),
+    packs: allocatePackScratch(workspace, matrices, compute),
+    vectors: new VectorScratch(workspace, longest, activation),
+    rope: workspace.tensor([setup.positions, config.headDim / 2, 2], "f32"),
+    adapterPacks: lora ? allocatePackScratch(workspace, thin, activation) : null,
+    adapters: lora ? allocateAdapterScratch(workspace, parts, lora, T, activation) : null,
+    zeros: workspace.tensor([zeroElements], activation),
+  };
+}
+
+const byKind = <Value>(make: (kind: MemoryKind) => Value): Record<MemoryKind, Value> =>
+  Object.fromEntries(memoryKinds.map((kind) => [kind, make(kind)])) as Record<MemoryKind, Value>;

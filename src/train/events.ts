@@ -1,0 +1,54 @@
+/** What a run tells the world while it trains: plain objects, one kind a moment. The same lines make metrics.jsonl. */
+import type { StepResult } from "./step.ts";
+
+export type TrainEvent =
+  | {
+      type: "start";
+      /** Steps done before (resumed), and of the whole run. */
+      step: number;
+      steps: number;
+      documents: number;
+      parameters: number;
+      trainedParameters: number;
+      memoryBytes: number;
+    }
+  | StepEvent
+  | { type: "warning"; step: number; message: string }
+  | { type: "evaluation"; step: number; loss: number; tokens: number; accuracy: number }
+  | { type: "checkpoint"; step: number; directory: string }
+  | { type: "epoch"; step: number; epoch: number }
+  | { type: "sample"; step: number; ids: number[][] }
+  | { type: "finish"; step: number; directory: string; seconds: number; trainedTokens: number }
+  | { type: "stop"; step: number; reason: string };
+
+export interface StepEvent extends StepResult {
+  type: "step";
+  /** Steps done, this one included. */
+  step: number;
+  steps: number;
+  epoch: number;
+  learningRate: number;
+  seconds: number;
+  tokensPerSecond: number;
+  /** Useful operations per second as a share of the machine's measured peak; null where it was not measured. */
+  utilisation: number | null;
+  secondsLeft: number;
+  /** Of this process. */
+  residentBytes: number;
+}
+
+export const scalarsOf = (event: StepEvent): Record<string, number> => ({
+  "train/loss": event.loss,
+  "train/learning_rate": event.learningRate,
+  "train/gradient_norm": event.gradientNorm,
+  "train/tokens_per_second": event.tokensPerSecond,
+  "train/epoch": event.epoch,
+  ...(event.accuracy === null ? {} : { "train/accuracy": event.accuracy }),
+  ...(event.utilisation === null ? {} : { "train/utilisation": event.utilisation }),
+  ...(event.preference
+    ? {
+        "train/preference_accuracy": event.preference.accuracy,
+        "train/preference_margin": event.preference.margin,
+      }
+    : {}),
+});

@@ -1,0 +1,32 @@
+/** A training run on several ranks of this machine: checks what all of them would trip over, then supervises them. */
+import { UsageError } from "../../util/errors.ts";
+import { latestStep } from "../checkpoint/checkpoints.ts";
+import { checkpointDirectory } from "../run.ts";
+import type { RankRun } from "./rank_process.ts";
+import { superviseRanks, type SupervisorOptions } from "./supervisor.ts";
+
+export interface LaunchOptions extends Omit<SupervisorOptions, "command" | "checkpointStep"> {
+  run: RankRun;
+  /** The command line that runs `runRankProcess` with the JSON of a RankRun. */
+  command: (run: string) => string[];
+}
+
+/** Trains to the end or to a checkpoint where `signal` asks for it; failed ranks are started again from the newest
+ *  checkpoint. Throws UsageError. */
+export function launchRanks({ run, command, ...options }: LaunchOptions): Promise<"finished" | "stopped"> {
+  const { recipe, resume } = run;
+  const directory = checkpointDirectory(recipe);
+  if (!resume && latestStep(directory) !== null)
+    throw new UsageError(
+      `${recipe.output} holds checkpoints of an earlier run. Go on with --resume, or name another output.`,
+    );
+  if (recipe.rows_per_step < options.world)
+    throw new UsageError(
+      `A step has ${recipe.rows_per_step} rows, fewer than the ${options.world} ranks. Raise rows_per_step or use fewer ranks.`,
+    );
+  return superviseRanks({
+    ...options,
+    command: command(JSON.stringify({ ...run, resume: true })),
+    checkpointStep: () => latestStep(directory),
+  });
+}

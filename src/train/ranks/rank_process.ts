@@ -1,0 +1,110 @@
+/** One rank of a run, seen from inside its process: meet the others, train, say what happened, end.
+ *  Always: a rank that fails makes the others fail at once; one that lost another says so by its exit code; a signal saves
+ *  and ends; a rank ends when the supervisor that started it ends. */
+import { availableParallelism } from "node:os";
+import { CollectiveError, type Communicator } from "../../tensor/communicator.ts";
+import { Device } from "../../tensor/device.ts";
+import { libraryPath } from "../../tensor/library.ts";
+import { UsageError } from "../../util/errors.ts";
+import type { TrainEvent } from "../events.ts";
+import type { Recipe } from "../recipe.ts";
+import { type RunOptions, runTraining, type StageProgress } from "../run.ts";
+import { type Heartbeat, openHeartbeat, type ReportPhase } from "./heartbeat.ts";
+import { joinRanks, placeFromEnvironment, threadsOfRank } from "./rendezvous.ts";
+
+/** What a rank exits with when it lost the others: it is not the one that failed. */
+export const PEER_LOST = 75;
+
+/** What a supervisor tells its ranks, as JSON. */
+export type RankRun = Pick<RunOptions, "recipe" | "model" | "dataset" | "resume" | "measure" | "prompts">;
+
+/** What ranks tell their supervisor; events come from rank 0 only. */
+export type FromRank =
+  | { type: "event"; event: TrainEvent }
+  | { type: "progress"; stage: string; done: number; total: number }
+  /** `final`: the same start would fail the same way. */
+  | { type: "failed"; error: string; final: boolean };
+
+export interface RankOptions {
+  recipe: Recipe;
+  /** What to train on. Rank 0 is asked first, the others when it is done: data is prepared once. */
+  prepare: () => Promise<RankRun>;
+  /** Of rank 0; by default its supervisor is told. */
+  onEvent?: (event: TrainEvent) => void;
+  onProgress?: StageProgress;
+}
+
+/** Trains as the rank that the environment names, and ends the process. */
+export async function runRankProcess(options: RankOptions): Promise<never> {
+  if (process.send) process.on("disconnect", () => process.exit(PEER_LOST));
+  const stop = new AbortController();
+  for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => stop.abort(signal));
+  const joined: Communicator[] = [];
+  try {
+    await train(options, stop.signal, (communicator) => joined.push(communicator));
+    process.exit(0);
+  } catch (error) {
+    for (const communicator of joined) communicator.abort();
+    return await endWith(error);
+  }
+}
+
+async function train(
+  { recipe, prepare, onEvent, onProgress }: RankOptions,
+  stop: AbortSignal,
+  onJoin: (communicator: Communicator) => void,
+): Promise<void> {
+  const place = placeFromEnvironment();
+  const rank = place?.rank ?? 0;
+  const { report, wait } = keepAlive(openHeartbeat(process.env.KOALA_HEARTBEATS, rank));
+  report(0, "start");
+  const first = rank === 0 ? await prepare() : null;
+  const threads = recipe.threads || threadsOfRank(availableParallelism(), place?.localWorld ?? 1);
+  const device = Device.open(libraryPath("cpu"), { threads });
+  const agreement = Bun.hash(JSON.stringify(recipe)).toString(16);
+  const communicator = await joinRanks(device, place, { agreement, onWait: wait });
+  onJoin(communicator);
+  report(0, "load");
+  await runTraining({
+    ...(first ?? (await prepare())),
+    recipe,
+    device,
+    communicator,
+    report,
+    stop,
+    onEvent: onEvent ?? ((event) => tell({ type: "event", event })),
+    onProgress: (stage, done, total) => {
+      if (rank !== 0) return;
+      if (onProgress) onProgress(stage, done, total);
+      else tell({ type: "progress", stage, done, total });
+    },
+  });
+  report(Number.MAX_SAFE_INTEGER, "end");
+}
+
+/** Beats again each second while the process turns its event loop: files are being read or written. */
+function keepAlive(heartbeat: Heartbeat): Heartbeat {
+  let last: Parameters<ReportPhase> = [0, "start"];
+  setInterval(() => heartbeat.report(...last), 1000).unref();
+  return { ...heartbeat, report: (...beat) => heartbeat.report(...(last = beat)) };
+}
+
+async function endWith(error: unknown): Promise<never> {
+  if (error instanceof CollectiveError) {
+    // A supervisor tells of the rank that failed first, which this one is not.
+    if (!process.send) process.stderr.write(`koala: ${error.message}\n`);
+    process.exit(PEER_LOST);
+  }
+  const final = error instanceof UsageError;
+  const text =
+    error instanceof Error ? (final ? error.message : (error.stack ?? error.message)) : String(error);
+  if (process.send) tell({ type: "failed", error: text, final });
+  else process.stderr.write(`koala: ${text}\n`);
+  // An exit right after `send` can lose the message.
+  await Bun.sleep(100);
+  process.exit(1);
+}
+
+function tell(message: FromRank): void {
+  process.send?.(message);
+}

@@ -1,0 +1,229 @@
+/** How ranks find each other: by the variables that torchrun sets (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR,
+ *  MASTER_PORT). Every rank tells one host who it is; when all are there, the host tells them the name of the shared memory.
+ *  Always: the name is new for every meeting, so what a killed run left behind is never joined. */
+import { hostname } from "node:os";
+import { z } from "zod";
+import { type Communicator, joinSharedMemory, SoloCommunicator } from "../../tensor/communicator.ts";
+import type { Device } from "../../tensor/device.ts";
+import { UsageError } from "../../util/errors.ts";
+
+export interface RankPlace {
+  rank: number;
+  world: number;
+  localRank: number;
+  /** Ranks on this machine. */
+  localWorld: number;
+  address: string;
+  port: number;
+  /** True where the program that started the ranks hosts the meeting; otherwise rank 0 does. */
+  hosted: boolean;
+}
+
+/** Flat blocks can be shared out evenly among so many. */
+const ranksMax = 8;
+
+type Environment = Record<string, string | undefined>;
+
+/** This process's place, or null where it was started alone. Throws UsageError for variables that contradict each other. */
+export function placeFromEnvironment(env: Environment = process.env): RankPlace | null {
+  if (env.RANK === undefined && env.WORLD_SIZE === undefined) return null;
+  const number = (name: string, fallback?: number): number => {
+    const text = env[name] ?? fallback?.toString();
+    if (text === undefined || !/^\d+$/.test(text))
+      throw new UsageError(
+        `The variable ${name} is ${text === undefined ? "not set" : `"${text}"`} and must be a whole number where RANK or WORLD_SIZE is set. Unset both to train with one process.`,
+      );
+    return Number(text);
+  };
+  const [rank, world] = [number("RANK"), number("WORLD_SIZE")];
+  if (rank >= world)
+    throw new UsageError(`RANK is ${rank} and WORLD_SIZE ${world}; ranks count from 0 to WORLD_SIZE - 1.`);
+  if (world > ranksMax)
+    throw new UsageError(`WORLD_SIZE is ${world}; at most ${ranksMax} ranks train together on the CPU.`);
+  // torchrun's own store listens at MASTER_PORT in its agent, so the next port is ours.
+  const agentStore = env.TORCHELASTIC_USE_AGENT_STORE === "True" ? 1 : 0;
+  return {
+    rank,
+    world,
+    localRank: number("LOCAL_RANK", rank),
+    localWorld: number("LOCAL_WORLD_SIZE", world),
+    address: env.MASTER_ADDR ?? "127.0.0.1",
+    port: number("MASTER_PORT", world === 1 ? 0 : undefined) + agentStore,
+    hosted: env.KOALA_RENDEZVOUS === "hosted",
+  };
+}
+
+/** The variables that give a rank started by this program its place. */
+export const placeVariables = (rank: number, world: number, port: number): Environment => ({
+  RANK: String(rank),
+  WORLD_SIZE: String(world),
+  LOCAL_RANK: String(rank),
+  LOCAL_WORLD_SIZE: String(world),
+  MASTER_ADDR: "127.0.0.1",
+  MASTER_PORT: String(port),
+  KOALA_RENDEZVOUS: "hosted",
+});
+
+/** Compute threads of each rank: cores are divided, and every rank has one. */
+export const threadsOfRank = (cores: number, localWorld: number): number =>
+  Math.max(1, Math.floor(cores / localWorld));
+
+export interface JoinOptions {
+  /** How long to wait for the other ranks, here and in every collective. */
+  timeoutSeconds?: number;
+  /** What all ranks must agree on, e.g. the recipe's hash. */
+  agreement?: string;
+  /** Told before and after this rank may have to wait for others. */
+  onWait?: (waits: boolean) => void;
+}
+
+/** Meets the other ranks. Throws UsageError where they do not come or do not belong together. */
+export async function joinRanks(
+  device: Device,
+  place: RankPlace | null,
+  { timeoutSeconds = 1800, agreement = "", onWait = () => {} }: JoinOptions = {},
+): Promise<Communicator> {
+  if (place === null || place.world === 1) return new SoloCommunicator(device);
+  const { rank, world } = place;
+  const host =
+    rank === 0 && !place.hosted ? hostRendezvous(world, { hostname: place.address, port: place.port }) : null;
+  try {
+    const name = await meet(place, agreement, timeoutSeconds * 1000);
+    return joinSharedMemory(device, { name, rank, world, timeoutSeconds, onWait });
+  } finally {
+    host?.close();
+  }
+}
+
+export interface Rendezvous {
+  port: number;
+  close(): void;
+}
+
+const introductionSchema = z.strictObject({
+  rank: z.int().min(0),
+  world: z.int().min(1),
+  machine: z.string(),
+  agreement: z.string(),
+});
+type Introduction = z.infer<typeof introductionSchema>;
+
+type Answer = { name: string } | { error: string };
+
+/** Listens for `world` ranks. `port` 0 takes a free one. */
+export function hostRendezvous(
+  world: number,
+  { hostname = "127.0.0.1", port = 0 }: { hostname?: string; port?: number } = {},
+): Rendezvous {
+  const joined: { socket: Bun.Socket<{ text: string }>; introduction: Introduction }[] = [];
+  let answer: Answer | null = null;
+  const server = listen(hostname, port, (socket, introduction) => {
+    const others = joined.map((one) => one.introduction);
+    joined.push({ socket, introduction });
+    const error = objection(introduction, world, others);
+    if (error !== null) answer = { error };
+    else if (joined.length === world) answer = { name: `/koala-${crypto.randomUUID()}` };
+    if (answer === null) return;
+    for (const one of joined.splice(0)) one.socket.end(`${JSON.stringify(answer)}\n`);
+  });
+  return { port: server.port, close: () => server.stop(true) };
+}
+
+function listen(
+  hostname: string,
+  port: number,
+  onIntroduction: (socket: Bun.Socket<{ text: string }>, introduction: Introduction) => void,
+): Bun.TCPSocketListener<{ text: string }> {
+  try {
+    return Bun.listen<{ text: string }>({
+      hostname,
+      port,
+      socket: {
+        open: (socket) => {
+          socket.data = { text: "" };
+        },
+        data: (socket, bytes) => {
+          const text = (socket.data.text += bytes.toString());
+          if (text.length > 10_000) socket.end();
+          if (!text.endsWith("\n")) return;
+          const introduction = parseIntroduction(text);
+          // Whoever speaks another language is no rank.
+          if (introduction === null) socket.end();
+          else onIntroduction(socket, introduction);
+        },
+      },
+    });
+  } catch (error) {
+    throw new UsageError(
+      `Rank 0 cannot listen at ${hostname}:${port} (${(error as Error).message}). Set MASTER_ADDR and MASTER_PORT to a free port of this machine.`,
+    );
+  }
+}
+
+function parseIntroduction(text: string): Introduction | null {
+  try {
+    return introductionSchema.parse(JSON.parse(text));
+  } catch {
+    return null;
+  }
+}
+
+/** Why this rank does not fit to those that have come; null where it does. */
+function objection(own: Introduction, world: number, others: Introduction[]): string | null {
+  if (own.world !== world) return `Rank ${own.rank} expects ${own.world} ranks and the others ${world}.`;
+  if (others.some(({ rank }) => rank === own.rank))
+    return `Two processes say that they are rank ${own.rank}.`;
+  const [first] = others;
+  if (first === undefined) return null;
+  if (own.machine !== first.machine)
+    return `Rank ${own.rank} runs on ${own.machine} and rank ${first.rank} on ${first.machine}: ranks on the CPU talk through shared memory and must be on one machine.`;
+  if (own.agreement !== first.agreement)
+    return `Rank ${own.rank} and rank ${first.rank} were given different recipes or data.`;
+  return null;
+}
+
+/** Introduces this rank, as often as it takes until the host is up. Returns the name of the shared memory. */
+async function meet(place: RankPlace, agreement: string, timeoutMs: number): Promise<string> {
+  const { rank, world, address, port } = place;
+  const introduction: Introduction = { rank, world, machine: hostname(), agreement };
+  const deadline = performance.now() + timeoutMs;
+  for (let pause = 10; ; pause = Math.min(2 * pause, 1000)) {
+    const answer = await ask(address, port, introduction, deadline - performance.now());
+    if (answer !== null && "error" in answer) throw new UsageError(answer.error);
+    if (answer !== null) return answer.name;
+    if (performance.now() + pause > deadline)
+      throw new UsageError(
+        `Rank ${rank} waited ${timeoutMs / 1000} s for all ${world} ranks to meet at ${address}:${port}. Start the missing ones with the same MASTER_ADDR and MASTER_PORT.`,
+      );
+    await Bun.sleep(pause);
+  }
+}
+
+/** One attempt; null where nobody listens, the host went away or time is over. */
+function ask(
+  hostname: string,
+  port: number,
+  introduction: Introduction,
+  timeoutMs: number,
+): Promise<Answer | null> {
+  const { promise, resolve } = Promise.withResolvers<Answer | null>();
+  let text = "";
+  const timer = setTimeout(() => resolve(null), timeoutMs);
+  const socket = Bun.connect({
+    hostname,
+    port,
+    socket: {
+      open: (own) => void own.write(`${JSON.stringify(introduction)}\n`),
+      data: (_, bytes) => {
+        text += bytes.toString();
+        if (text.endsWith("\n")) resolve(JSON.parse(text) as Answer);
+      },
+      close: () => resolve(null),
+      connectError: () => resolve(null),
+    },
+  }).catch(() => resolve(null));
+  return promise.finally(() => {
+    clearTimeout(timer);
+    void socket.then((own) => own?.end());
+  });
+}

@@ -1,0 +1,38 @@
+/** JSON schemas that try to hang, to blow up, to read files, or that mean nothing: each must be answered 200 or 400, soon. */
+export const hostileSchemas: readonly object[] = [
+  { $ref: "#" },
+  { $defs: { a: { $ref: "#/$defs/b" }, b: { $ref: "#/$defs/a" } }, $ref: "#/$defs/a" },
+  { $ref: "https://example.com/schema.json" },
+  { $ref: "file:///etc/passwd" },
+  { type: "string", pattern: "^(a+)+$" },
+  { type: "string", pattern: "(" },
+  { type: "string", pattern: "^(?:a{1,1000}){1,1000}$" },
+  { type: "string", pattern: "^(a|b|ab)*c{0,99999999}$" },
+  { type: "string", pattern: "(?=x)(?<!y)\\1" },
+  { type: "string", pattern: `[${"\\p{L}".repeat(5000)}]` },
+  { type: "string", minLength: 2 ** 53 },
+  { type: "string", minLength: 1e308, maxLength: -1 },
+  { type: "array", minItems: 1e9, items: { type: "array", minItems: 1e9 } },
+  { type: "array", minItems: -1 },
+  { type: "integer", minimum: 1e308, maximum: -1e308 },
+  { type: "number", multipleOf: 0 },
+  { enum: [] },
+  { enum: Array.from({ length: 50_000 }, (_, i) => `value ${i}`) },
+  { type: "nonsense" },
+  { allOf: Array(2000).fill({ anyOf: [{ type: "string" }, { type: "number" }] }) },
+  {
+    anyOf: Array.from({ length: 3000 }, (_, i) => ({
+      type: "object",
+      properties: { [`p${i}`]: { type: "string" } },
+      required: [`p${i}`],
+    })),
+  },
+  {
+    type: "object",
+    required: Array.from({ length: 3000 }, (_, i) => `k${i}`),
+    additionalProperties: false,
+  },
+  { type: "object", patternProperties: { "^(x+x+)+y$": { type: "string" } } },
+  { not: { not: { not: {} } } },
+  { if: {}, else: false },
+];

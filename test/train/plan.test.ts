@@ -1,0 +1,187 @@
+import { describe, expect, test } from "bun:test";
+import { join } from "node:path";
+import { DatasetWriter, openDataset } from "../../src/data/shard.ts";
+import { parseConfig } from "../../src/model/config.ts";
+import { Arena } from "../../src/tensor/arena.ts";
+import { defaultSetup, openMemory, planMemory } from "../../src/train/allocation.ts";
+import { DataOrder } from "../../src/train/data_order.ts";
+import { stepFlops, workOf } from "../../src/train/flops.ts";
+import { fittingChange, planRun } from "../../src/train/plan.ts";
+import { parseRecipe } from "../../src/train/recipe.ts";
+import { temporaryFolder } from "../support/temporary.ts";
+import { device } from "./support.ts";
+
+/** LLaMA-7B's shape. */
+const llama7b = parseConfig(
+  {
+    architectures: ["LlamaForCausalLM"],
+    hidden_size: 4096,
+    num_attention_heads: 32,
+    intermediate_size: 11008,
+    num_hidden_layers: 32,
+    vocab_size: 32000,
+    max_position_embeddings: 2048,
+  },
+  "7b",
+);
+const tiny = {
+  ...llama7b,
+  hiddenSize: 64,
+  headCount: 4,
+  keyValueHeadCount: 2,
+  headDim: 16,
+  intermediateSize: 96,
+  layerCount: 3,
+  vocabularySize: 128,
+  windows: [0, 0, 0],
+};
+
+const recipe = (...settings: string[]) =>
+  parseRecipe(
+    'output = "out"\nepochs = 2\nsequence_length = 64\nrows_per_step = 2\n[model]\npath = "x"\n[data]\ndataset = "d"\n',
+    "recipe.toml",
+    settings,
+  );
+
+async function dataOf(lengths: number[]) {
+  const directory = join(temporaryFolder("plan"), "data");
+  const writer = await DatasetWriter.create(directory);
+  for (const length of lengths)
+    writer.add([{ ids: Array<number>(length).fill(5), loss: 1, source: "assistant", turn: 0 }]);
+  await writer.finish({ hash: "plan", pairs: false, inputs: {}, report: {} });
+  return openDataset(directory);
+}
+
+describe("the plan's bytes", () => {
+  test("are those that the arenas take, to the byte", () => {
+    for (const lora of [
+      null,
+      { rank: 4, alpha: 8, dropout: 0.1, targets: ["q_proj", "up_proj"], rsLora: false },
+    ]) {
+      const setup = { ...defaultSetup(tiny, 64), precision: "bf16", lora } as const;
+      const planned = planMemory(device, tiny, setup);
+      const taken: Record<string, number> = {};
+      const take = Arena.prototype.take;
+      Arena.prototype.take = function (bytes, what) {
+        const at = take.call(this, bytes, what);
+        taken[this.name] = this.used;
+        return at;
+      };
+      try {
+        openMemory(device, tiny, setup).close();
+      } finally {
+        Arena.prototype.take = take;
+      }
+      expect(taken).toEqual(Object.fromEntries(Object.entries(planned).filter(([, bytes]) => bytes > 0)));
+    }
+  });
+
+  test("of LLaMA-7B are what arithmetic says: 16 bytes a parameter in float32, 12 with bfloat16 weights and moments", () => {
+    const parameters = 6_738_415_616;
+    for (const [precision, bytes] of [
+      ["float32", 16],
+      ["bf16", 2 + 4 + 2 + 4],
+    ] as const) {
+      const { weights, gradients, optimizer } = planMemory(device, llama7b, {
+        ...defaultSetup(llama7b, 2048),
+        precision,
+      });
+      expect((weights + gradients + optimizer) / parameters).toBeCloseTo(bytes, 2);
+    }
+  });
+
+  test("of activations fall with every rung", () => {
+    const sizes = (["none", "norm+swiglu", "ffn", "block"] as const).map(
+      (rung) =>
+        planMemory(device, llama7b, { ...defaultSetup(llama7b, 2048), rungs: Array(32).fill(rung) })
+          .activations,
+    );
+    expect(sizes).toEqual(sizes.toSorted((a, b) => b - a));
+    expect(sizes[3]!).toBeLessThan(sizes[0]! / 6);
+  });
+});
+
+describe("a plan", () => {
+  test("counts steps, tokens and operations of the run", async () => {
+    const dataset = await dataOf([64, 40, 24, 30, 20]);
+    const plan = planRun({ recipe: recipe(), config: tiny, dataset, device, measure: false });
+    // Three rows an epoch (64; 40 + 24; 30 + 20), two a step: two steps.
+    expect(plan).toMatchObject({ steps: 4, tokens: 2 * 178, time: null });
+    expect(plan.fill).toBeCloseTo(178 / 192, 10);
+    const perToken = 6 * (3 * (64 * (64 + 64) + 64 * 64 + 3 * 64 * 96) + 128 * 64 * (178 / 178));
+    expect(plan.flops).toBeGreaterThan(2 * 178 * perToken * 0.99);
+    expect(plan.flops).toBeLessThan(2 * 178 * perToken * 1.3);
+    dataset.close();
+  });
+
+  test("gives a time and a cost from a layer of this model on this machine", async () => {
+    const dataset = await dataOf([64, 40, 24, 30, 20]);
+    const { time, tokens } = planRun({
+      recipe: recipe("cost_per_hour=3600"),
+      config: tiny,
+      dataset,
+      device,
+      measure: true,
+    });
+    expect(time!.tokensPerSecond).toBeGreaterThan(0);
+    expect(time!.hours * 3600 * time!.tokensPerSecond).toBeCloseTo(tokens, 6);
+    expect(time!.cost).toBeCloseTo(time!.hours * 3600, 6);
+    dataset.close();
+  });
+
+  test("that does not fit names the cheapest setting that would", () => {
+    const large = recipe("sequence_length=2048", "micro_rows=4", "precision=float32");
+    const change = (available: number) =>
+      fittingChange({ recipe: large, config: llama7b, device }, available);
+    expect(change(1e9)).toBeNull();
+    // 108 GB of state; what the activations of 8192 tokens may take decides the rung.
+    expect(change(170e9)).toMatch(/^recompute = "norm\+swiglu", which needs 1\d\d\.\d GiB$/);
+    expect(change(130e9)).toMatch(/^recompute = "block", which needs/);
+    expect(change(95e9)).toMatch(/^precision = "bf16"/);
+  });
+});
+
+test("useful operations of LLaMA-7B are six a parameter and token, and attention's", () => {
+  const work = workOf([{ length: 2048, trained: 2048 }]);
+  const { useful } = stepFlops(llama7b, work, { frozen: false, rungs: [] });
+  const matrices = 6_738_415_616 - 32000 * 4096 - 65 * 4096;
+  const attention = 32 * 3 * 2 * 2048 * 2048 * 4096;
+  expect(useful).toBe(6 * 2048 * matrices + attention);
+});
+
+describe("the order of data", () => {
+  const lengths = Uint32Array.from({ length: 50 }, (_, i) => 5 + ((i * 13) % 50));
+  const order = (options: object) =>
+    new DataOrder(
+      { lengths, pairs: false },
+      { sequenceLength: 64, seed: 1, rowsPerStep: 3, epochs: null, steps: null, ...options },
+    );
+
+  test("gives each document once an epoch, whatever is asked first", () => {
+    const run = order({ epochs: 2 });
+    const seen = Array.from({ length: run.steps }, (_, step) =>
+      run.rows(run.steps - 1 - step).flatMap((row) => [...row]),
+    ).flat();
+    expect(seen.sort((a, b) => a - b)).toEqual([...lengths.keys()].flatMap((i) => [i, i]));
+  });
+
+  test("ends where steps or a fraction of an epoch say", () => {
+    const whole = order({ epochs: 1 }).steps;
+    expect(order({ epochs: 1.5 }).steps).toBe(whole + Math.ceil(order({ epochs: 2 }).steps / 4));
+    expect(order({ steps: 7 }).steps).toBe(7);
+    expect(order({ epochs: 2 }).endsEpoch(whole)).toBe(true);
+    expect(order({ epochs: 2 }).endsEpoch(whole - 1)).toBe(false);
+    expect(order({ epochs: 2 }).epochsDone(whole)).toBe(1);
+    expect(() => order({ steps: 7 }).rows(7)).toThrow();
+  });
+
+  test("keeps pairs together", () => {
+    const pairs = new DataOrder(
+      { lengths, pairs: true },
+      { sequenceLength: 64, seed: 1, rowsPerStep: 3, epochs: 1, steps: null },
+    );
+    for (let step = 0; step < pairs.steps; step++)
+      for (const row of pairs.rows(step))
+        for (let i = 0; i < row.length; i += 2) expect([row[i]! % 2, row[i + 1]!]).toEqual([0, row[i]! + 1]);
+  });
+});
