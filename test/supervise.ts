@@ -61,7 +61,9 @@ async function runTests(args: string[]): Promise<Outcome> {
   const junit = args.some((arg) => arg.startsWith("--reporter")) ? null : join(folder, "junit.xml");
   const reporter = junit === null ? [] : ["--reporter=junit", `--reporter-outfile=${junit}`];
   const color = process.stderr.isTTY ? { FORCE_COLOR: "1" } : {};
-  const child = Bun.spawn([process.execPath, "test", ...reporter, ...args], {
+  // Bun's five seconds are too few for a busy machine, and bunfig.toml's timeout has no effect (1.4.5).
+  const timeout = args.some((arg) => arg.startsWith("--timeout")) ? [] : ["--timeout=60000"];
+  const child = Bun.spawn([process.execPath, "test", ...timeout, ...reporter, ...args], {
     cwd: root,
     env: { ...process.env, ...color, KOALA_TEST_INNER: "1" },
     stdin: "inherit",

@@ -2,7 +2,7 @@
 import type { Command } from "commander";
 import { loadRunner } from "../engine/load_runner.ts";
 import type { LlamaRunner } from "../engine/llama_runner.ts";
-import type { SampleRow, StepRow } from "../engine/runner.ts";
+import { greedy, type StepRow } from "../engine/runner.ts";
 import { UsageError } from "../util/errors.ts";
 import { Progress } from "../util/progress.ts";
 import { addModelFlags, integer, type ModelFlags, resolveModel, runnerOptions } from "./model_options.ts";
@@ -136,23 +136,6 @@ function decode(runner: LlamaRunner, size: number, steps: number): void {
     runner.step(rows);
   }
 }
-
-const greedy: SampleRow = {
-  temperature: 0,
-  topK: 0,
-  topP: 1,
-  minP: 0,
-  repetitionPenalty: 1,
-  frequencyPenalty: 0,
-  presencePenalty: 0,
-  uniform: 0,
-  history: [],
-  counts: [],
-  biasIds: [],
-  biasValues: [],
-  mask: null,
-  logprobs: null,
-};
 
 const someTokens = (runner: LlamaRunner, from: number, count: number): number[] =>
   Array.from({ length: count }, (_, i) => (3 + (from + i) * 7919) % runner.vocabularySize);

@@ -39,6 +39,24 @@ export interface SampleRow {
   logprobs: number | null;
 }
 
+/** Takes the most likely token, with nothing in its way. */
+export const greedy: SampleRow = {
+  temperature: 0,
+  topK: 0,
+  topP: 1,
+  minP: 0,
+  repetitionPenalty: 1,
+  frequencyPenalty: 0,
+  presencePenalty: 0,
+  uniform: 0,
+  history: [],
+  counts: [],
+  biasIds: [],
+  biasValues: [],
+  mask: null,
+  logprobs: null,
+};
+
 export interface RowLogprob {
   id: number;
   logprob: number;

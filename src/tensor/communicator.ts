@@ -21,8 +21,6 @@ export interface CollectiveOptions {
 export interface Communicator {
   readonly rank: number;
   readonly world: number;
-  /** True where collectives overlap with computing, so that starting one early gains time. */
-  readonly overlaps: boolean;
   /** x <- sum over ranks. f32 or f64, as are all sums. */
   allReduce(x: Tensor, options: CollectiveOptions): DeviceEvent;
   /** out <- this rank's part of the sum over ranks of x, which has `world` times as many elements; out may be that part of x. */
@@ -47,14 +45,13 @@ export class CollectiveError extends Error {
   override name = "CollectiveError";
 }
 
-/** What every implementation checks first, and the events of those without streams. */
+/** Of collectives that are over when they return. */
 const past: DeviceEvent = { wait() {} };
 
 /** A world of one rank. */
 export class SoloCommunicator implements Communicator {
   readonly rank = 0;
   readonly world = 1;
-  readonly overlaps = false;
 
   constructor(private readonly device: Device) {}
 
@@ -124,7 +121,6 @@ export function joinSharedMemory(device: Device, options: SharedMemoryOptions): 
 class SharedMemoryCommunicator implements Communicator {
   readonly rank: number;
   readonly world: number;
-  readonly overlaps = false;
   private readonly handle: Pointer;
   private readonly timeout: number;
   private readonly onWait: (waits: boolean) => void;

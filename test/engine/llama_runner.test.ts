@@ -1,8 +1,8 @@
 import { afterAll, describe, expect, test } from "bun:test";
 import type { LlamaRunner } from "../../src/engine/llama_runner.ts";
-import type { StepRow } from "../../src/engine/runner.ts";
+import { greedy, type StepRow } from "../../src/engine/runner.ts";
 import { readGolden } from "../support/golden.ts";
-import { greedy, openModel } from "../support/models.ts";
+import { openModel } from "../support/models.ts";
 import { families, familyDirectory } from "../support/paths.ts";
 
 const V = 512;

@@ -22,12 +22,19 @@ function startLoop(options: FakeRunnerOptions = {}) {
   return { core, loop, sent, ended, generate };
 }
 
+/** Waits for `holds`; the machine may be busy. */
+async function until(holds: () => boolean): Promise<void> {
+  for (let i = 0; !holds(); i++) {
+    if (i > 2000) throw new Error("it did not come true within ten seconds");
+    await Bun.sleep(5);
+  }
+}
+
 test("a step sends one message with everything it produced, and nothing is sent while idle", async () => {
   const { core, sent, generate } = startLoop();
   generate("a", [1, 2]);
   generate("b", [3]);
-  await Bun.sleep(20);
-  expect(core.idle).toBe(true);
+  await until(() => core.idle && sent.length === 4);
   expect(sent.map((message) => (message.type === "events" ? message.events.length : message.type))).toEqual([
     4, 2, 2, 4,
   ]);
@@ -46,7 +53,11 @@ test("an abort between two steps is reported with the next message, also when no
   generate("a", [1, 2], 400);
   await new Promise((resolve) => setImmediate(() => setImmediate(resolve)));
   loop.receive({ type: "abort", id: "a" });
-  await Bun.sleep(20);
+  const aborted = () => {
+    const last = sent.at(-1);
+    return last?.type === "events" && last.events.some(([, event]) => event.type === "finish");
+  };
+  await until(aborted);
   const last = sent.at(-1)!;
   expect(last.type === "events" && last.events).toEqual([
     ["a", { type: "finish", reason: "abort", stopTokenId: null, error: null }],
@@ -56,15 +67,18 @@ test("an abort between two steps is reported with the next message, also when no
 
 test("three failed steps in a row are fatal, two with a good one between are not", async () => {
   let broken = true;
+  let steps = 0;
   const onStep = () => {
+    steps++;
     if (broken) throw new Error("out of device memory");
   };
-  const { ended, generate } = startLoop({ onStep });
+  const { core, ended, generate } = startLoop({ onStep });
   for (const works of [false, false, true, false, false, false]) {
     expect(ended).toEqual([]);
     broken = !works;
+    const before = steps;
     generate("a", [1], 2);
-    await Bun.sleep(10);
+    await until(() => core.idle && steps > before);
   }
   expect(ended).toEqual(["out of device memory"]);
 });

@@ -5,7 +5,8 @@ import { DatasetWriter } from "../../src/data/shard.ts";
 import type { TrainEvent } from "../../src/train/events.ts";
 import { parseRecipe } from "../../src/train/recipe.ts";
 import { type RunOptions, runTraining } from "../../src/train/run.ts";
-import { greedy, openModel } from "../support/models.ts";
+import { greedy } from "../../src/engine/runner.ts";
+import { openModel } from "../support/models.ts";
 import { temporaryFolder } from "../support/temporary.ts";
 import { device } from "./support.ts";
 

@@ -3,7 +3,7 @@
  *  and ends; a rank ends when the supervisor that started it ends. */
 import { availableParallelism } from "node:os";
 import { CollectiveError, type Communicator } from "../../tensor/communicator.ts";
-import { Device } from "../../tensor/device.ts";
+import { Device, NativeError } from "../../tensor/device.ts";
 import { libraryPath } from "../../tensor/library.ts";
 import { UsageError } from "../../util/errors.ts";
 import type { TrainEvent } from "../events.ts";
@@ -42,7 +42,7 @@ export async function runRankProcess(options: RankOptions): Promise<never> {
   const joined: Communicator[] = [];
   try {
     await train(options, stop.signal, (communicator) => joined.push(communicator));
-    process.exit(0);
+    return await exit(0);
   } catch (error) {
     for (const communicator of joined) communicator.abort();
     return await endWith(error);
@@ -74,6 +74,7 @@ async function train(
     stop,
     onEvent: onEvent ?? ((event) => tell({ type: "event", event })),
     onProgress: (stage, done, total) => {
+      report(0, "load");
       if (rank !== 0) return;
       if (onProgress) onProgress(stage, done, total);
       else tell({ type: "progress", stage, done, total });
@@ -95,14 +96,23 @@ async function endWith(error: unknown): Promise<never> {
     if (!process.send) process.stderr.write(`koala: ${error.message}\n`);
     process.exit(PEER_LOST);
   }
-  const final = error instanceof UsageError;
-  const text =
-    error instanceof Error ? (final ? error.message : (error.stack ?? error.message)) : String(error);
-  if (process.send) tell({ type: "failed", error: text, final });
+  const text = sentenceOf(error);
+  if (process.send) tell({ type: "failed", error: text, final: error instanceof UsageError });
   else process.stderr.write(`koala: ${text}\n`);
-  // An exit right after `send` can lose the message.
-  await Bun.sleep(100);
-  process.exit(1);
+  return exit(1);
+}
+
+/** One sentence for what the user did or the system refused, a trace for what we did. */
+function sentenceOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  const named = error instanceof UsageError || error instanceof NativeError;
+  return named ? error.message : (error.stack ?? error.message);
+}
+
+/** An exit right after `send` can lose the message. */
+async function exit(code: number): Promise<never> {
+  if (process.send) await Bun.sleep(50);
+  process.exit(code);
 }
 
 function tell(message: FromRank): void {

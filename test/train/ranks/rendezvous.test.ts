@@ -11,6 +11,8 @@ import { selfCommand } from "../../../src/util/self_command.ts";
 import { device } from "../support.ts";
 import { runFolder, TinyRun } from "./tiny_run.ts";
 
+const folder = await runFolder();
+
 describe("a rank's place", () => {
   test("is read from the variables that torchrun sets", () => {
     const torchrun = {
@@ -127,7 +129,6 @@ describe("ranks that do not belong together are told why", () => {
 });
 
 test("processes that something like torchrun starts meet at rank 0 and train as supervised ones do", async () => {
-  const folder = await runFolder();
   const supervised = new TinyRun(folder);
   await supervised.start();
   const run = new TinyRun(folder);
@@ -158,4 +159,4 @@ test("processes that something like torchrun starts meet at rank 0 and train as 
   });
   expect(errors[1]).toContain("the model is");
   expect(run.weights()).toBe(supervised.weights());
-}, 20_000);
+});

@@ -1,4 +1,5 @@
 /** A run small enough to be killed and started again a dozen times: three layers, twelve documents, six steps. */
+import { setDefaultTimeout } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { DatasetWriter } from "../../../src/data/shard.ts";
@@ -38,6 +39,8 @@ export interface RunFolder {
 }
 
 export async function runFolder({ tied = false } = {}): Promise<RunFolder> {
+  // Every test starts processes, which a busy machine takes its time for.
+  setDefaultTimeout(60_000);
   const path = temporaryFolder("ranks");
   const model = join(path, "model");
   await Bun.write(join(model, "config.json"), JSON.stringify({ ...config, tie_word_embeddings: tied }));
