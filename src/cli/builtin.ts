@@ -12,11 +12,7 @@ const negativeDescription =
 
 /** The helpful model first, then the one with the negative marker. */
 export async function openBuiltinModels(flags: ServedModelFlags): Promise<ServedModel[]> {
-  const helpful = await openServedModel(
-    builtinModel(),
-    { ...flags, chatTemplate: flags.chatTemplate ?? "koala" },
-    { id: flags.servedModelName ?? builtinName },
-  );
+  const helpful = await openServedModel(builtinModel(), flags, { id: flags.servedModelName ?? builtinName });
   helpful.description = description;
   const negative: ServedModel = {
     ...helpful,

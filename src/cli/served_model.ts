@@ -5,7 +5,7 @@ import { startEngine } from "../engine/engine.ts";
 import { readConfig } from "../engine/load_runner.ts";
 import type { Engine } from "../engine/messages.ts";
 import type { GenerationDefaults, ServedModel } from "../server/context.ts";
-import { loadTemplate, namedTemplate } from "../text/template.ts";
+import { servingTemplate } from "../text/model_record.ts";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
 import { UsageError } from "../util/errors.ts";
 import { Progress } from "../util/progress.ts";
@@ -40,9 +40,7 @@ export async function openServedModel(
   const config = await readConfig(directory);
   const options = runnerOptions(resolve(directory), flags);
   const tokenizer = await loadTokenizer(directory);
-  const template = flags.chatTemplate
-    ? await namedTemplate(flags.chatTemplate, tokenizer)
-    : await loadTemplate(directory, tokenizer);
+  const template = await servingTemplate(directory, tokenizer, flags.chatTemplate);
   const generationDefaults = await readGenerationDefaults(directory);
   checkVocabulary(tokenizer, config.vocabularySize, directory);
   const start = () => startModelEngine(JSON.stringify(options), flags);

@@ -9,7 +9,7 @@ import type { JsonObject } from "../text/tokenizer_file.ts";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
 import { UsageError } from "../util/errors.ts";
 import { documentsOf } from "./example.ts";
-import { hashFile, hashJson, hashTemplate, hashTokenizer } from "./fingerprint.ts";
+import { hashFile, hashJson, hashTemplate, hashTokenizer } from "../text/fingerprint.ts";
 import type { FormatOptions } from "./formats/format.ts";
 import { documentLints, lintNames, recordLints } from "./lints.ts";
 import { readRecords, type ReadRecord } from "./reader.ts";

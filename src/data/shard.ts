@@ -19,7 +19,7 @@ import { basename, dirname, join } from "node:path";
 import type { Segment } from "../text/segments.ts";
 import { isObject, type JsonObject } from "../text/tokenizer_file.ts";
 import { UsageError } from "../util/errors.ts";
-import { hashFile } from "./fingerprint.ts";
+import { hashFile } from "../text/fingerprint.ts";
 
 export interface Dataset {
   readonly documents: number;

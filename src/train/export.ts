@@ -3,7 +3,6 @@
  *  Always: every file is complete under its name, koala.json last: a directory without it is not finished. */
 import { copyFile, mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { hashTokenizer } from "../data/fingerprint.ts";
 import type { DatasetInfo } from "../data/shard.ts";
 import { copyCompanions } from "../model/convert_checkpoint.ts";
 import { type TensorToWrite, tensorBytes, writeSafetensors } from "../model/safetensors.ts";
@@ -25,7 +24,7 @@ export interface ModelRecord {
   /** The template that the data went through, where it was not the base's own: koala, chatml, or a file copied beside. */
   chatTemplate: string | null;
   /** SHA-256 of what decides ids: the server compares them with what it loads. */
-  tokenizer: string;
+  tokenizer: string | null;
   template: string | null;
   dataset: string;
   steps: number;
@@ -61,7 +60,7 @@ export async function exportModel(
     base: recipe.model.path,
     method: lora ? `${recipe.method.type} with LoRA` : recipe.method.type,
     chatTemplate: recipe.data.template ?? null,
-    tokenizer: await hashTokenizer(target),
+    tokenizer: (dataset.inputs.tokenizer as string | undefined) ?? null,
     template: (dataset.inputs.template as string | undefined) ?? null,
     dataset: dataset.hash,
     steps: trainer.step,

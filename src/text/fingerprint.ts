@@ -2,8 +2,8 @@
  *  a model is served with what it was trained with. */
 import { createReadStream } from "node:fs";
 import { join } from "node:path";
-import type { ChatTemplate } from "../text/template.ts";
-import { readJsonObject, type Json } from "../text/tokenizer_file.ts";
+import type { ChatTemplate } from "./template.ts";
+import { readJsonObject, type Json } from "./tokenizer_file.ts";
 import { UsageError } from "../util/errors.ts";
 
 export async function hashFile(path: string): Promise<string> {
