@@ -10,9 +10,10 @@ export function addDatabaseFlag(command: Command): Command {
   );
 }
 
-export function databaseUrl(flag: string | undefined): string {
+/** `beside`: the place where neither flag nor variable names one, instead of the user's data folder. */
+export function databaseUrl(flag: string | undefined, beside?: string): string {
   const { KOALA_DATABASE, XDG_DATA_HOME } = process.env;
   // Empty variables count as unset, as the XDG base directory specification has it; so do relative folders there.
   const data = XDG_DATA_HOME?.startsWith("/") ? XDG_DATA_HOME : join(homedir(), ".local", "share");
-  return flag ?? (KOALA_DATABASE || join(data, "koala", "koala.db"));
+  return flag ?? (KOALA_DATABASE || (beside ?? join(data, "koala", "koala.db")));
 }

@@ -82,7 +82,10 @@ export function register(program: Command): void {
 
 function addTrainingFlags(command: Command): Command {
   return command
-    .option("--data-dir <folder>", "switch fine-tuning on, and keep files, jobs and their models here")
+    .option(
+      "--data-dir <folder>",
+      "switch fine-tuning on: files, jobs and their models lie here, and koala.db unless --database names another",
+    )
     .option(
       "--training-threads <n>",
       "compute threads of a fine-tuning job; 0 uses every core, after serving",
@@ -184,7 +187,7 @@ function announce(model: ServedModel, url: string, context: ServerContext): void
       "It has no chat template, so it completes text but does not chat; --chat-template koala or chatml gives it one.",
     );
   console.log(
-    `Serving ${url}/v1 (chat page ${url}/, API reference ${url}/docs${context.requireKey || context.apiKeys.length > 0 ? ", key required" : ""})`,
+    `Serving ${url}/v1 (chat page ${url}/, ${context.fineTuning === null ? "" : `training page ${url}/training, `}API reference ${url}/docs${context.requireKey || context.apiKeys.length > 0 ? ", key required" : ""})`,
   );
 }
 

@@ -20,17 +20,49 @@ import {
 } from "./routes/easylm.ts";
 import { embeddingsRoute } from "./routes/embeddings.ts";
 import { easylmReadyRoute, healthRoute, livezRoute, metricsRoute, readyzRoute } from "./routes/health.ts";
-import { modelRoute, modelsRoute } from "./routes/models.ts";
+import { createFileRoute, deleteFileRoute, fileContentRoute, fileRoute, filesRoute } from "./routes/files.ts";
+import {
+  cancelJobRoute,
+  createJobRoute,
+  jobCheckpointsRoute,
+  jobEventsRoute,
+  jobMetricsRoute,
+  jobRoute,
+  jobsRoute,
+  pauseJobRoute,
+  resumeJobRoute,
+} from "./routes/fine_tuning.ts";
+import { deleteModelRoute, modelRoute, modelsRoute } from "./routes/models.ts";
 import { detokenizeRoute, tokenizeRoute, tokenizerInfoRoute } from "./routes/tokens.ts";
+import { addPartRoute, cancelUploadRoute, completeUploadRoute, createUploadRoute } from "./routes/uploads.ts";
 import { validate } from "./validate.ts";
 import { RequestError } from "../util/errors.ts";
 
 const API_ROUTES: readonly Route[] = [
   modelsRoute,
   modelRoute,
+  deleteModelRoute,
   completionsRoute,
   chatCompletionsRoute,
   embeddingsRoute,
+  createFileRoute,
+  filesRoute,
+  fileRoute,
+  fileContentRoute,
+  deleteFileRoute,
+  createUploadRoute,
+  addPartRoute,
+  completeUploadRoute,
+  cancelUploadRoute,
+  createJobRoute,
+  jobsRoute,
+  jobRoute,
+  cancelJobRoute,
+  pauseJobRoute,
+  resumeJobRoute,
+  jobEventsRoute,
+  jobCheckpointsRoute,
+  jobMetricsRoute,
   tokenizeRoute,
   detokenizeRoute,
   tokenizerInfoRoute,
@@ -168,11 +200,12 @@ function finishHeaders(response: Response, of: { id: string; origin: string | nu
 
 /** Keys travel in headers, never in cookies: credentials are not allowed, so "*" is harmless. */
 function preflight(c: Context, origin: string | null): Response {
-  if (origin === null) return new Response(null, { status: 204, headers: { allow: "GET, POST, OPTIONS" } });
+  if (origin === null)
+    return new Response(null, { status: 204, headers: { allow: "GET, POST, DELETE, OPTIONS" } });
   return new Response(null, {
     status: 204,
     headers: {
-      "access-control-allow-methods": "GET, POST, OPTIONS",
+      "access-control-allow-methods": "GET, POST, DELETE, OPTIONS",
       "access-control-allow-headers":
         c.req.header("access-control-request-headers") ?? "authorization, content-type",
       "access-control-max-age": "600",

@@ -7,6 +7,7 @@ import type { Tokenizer } from "../text/tokenizer.ts";
 import type { ToolFormat } from "../text/tool_calls.ts";
 import { RequestError } from "../util/errors.ts";
 import type { KeyAccess } from "./auth.ts";
+import type { FineTuning } from "./fine_tuning.ts";
 import { Lifecycle } from "./lifecycle.ts";
 import { DEFAULT_LIMITS, type Limits } from "./limits.ts";
 import { Metrics } from "./metrics.ts";
@@ -34,6 +35,10 @@ export interface ServedModel {
   generationDefaults: GenerationDefaults;
   /** Prompt and answer together. */
   maxModelLen: number;
+  /** The model that it was tuned from; null or absent for one that this server did not make. */
+  parent?: string | null;
+  /** What people should know before they believe it; shown by /v1/models and the chat page. */
+  description?: string | null;
   /** Where it was loaded from; never shown to clients. */
   path: string;
 }
@@ -88,6 +93,8 @@ export interface Page {
 
 export interface ServerContext extends KeyAccess {
   models: ModelRegistry;
+  /** null: no files and no jobs. */
+  fineTuning: FineTuning | null;
   version: string;
   limits: Limits;
   /** Host names, without port, that a request may name besides loopback names, IP addresses and `boundHost`; "*" allows all. */
@@ -111,6 +118,7 @@ export function serverContext(
     Partial<Omit<ServerContext, "limits">> & { limits?: Partial<Limits> },
 ): ServerContext {
   return {
+    fineTuning: null,
     version: "0.0.0",
     apiKeys: [],
     requireKey: false,

@@ -144,10 +144,18 @@ async function readBody(request: Request, bytesMax: number): Promise<Uint8Array>
   const chunks: Uint8Array[] = [];
   let length = 0;
   if (request.body === null) return new Uint8Array();
-  for await (const chunk of request.body as unknown as AsyncIterable<Uint8Array>) {
-    length += chunk.length;
-    if (length > bytesMax) throw tooLarge(bytesMax);
-    chunks.push(chunk);
+  try {
+    for await (const chunk of request.body as unknown as AsyncIterable<Uint8Array>) {
+      length += chunk.length;
+      if (length > bytesMax) throw tooLarge(bytesMax);
+      chunks.push(chunk);
+    }
+  } catch (error) {
+    if (error instanceof RequestError) throw error;
+    // A client that left is nobody's mistake: no line in the log.
+    throw new RequestError("The connection ended before the whole body had come.", {
+      code: "incomplete_body",
+    });
   }
   return chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks);
 }

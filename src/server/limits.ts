@@ -2,6 +2,8 @@
 
 export interface Limits {
   bodyBytesMax: number;
+  /** Of a file that one request may bring; it goes to disk as it comes. */
+  uploadBytesMax: number;
   /** Nesting of arrays and objects in a JSON body. */
   jsonDepthMax: number;
   /** Members of all objects of a body together: a million-key object would block the event loop for seconds. */
@@ -20,6 +22,7 @@ export interface Limits {
 
 export const DEFAULT_LIMITS: Limits = {
   bodyBytesMax: 8 * 2 ** 20,
+  uploadBytesMax: 512 * 2 ** 20,
   jsonDepthMax: 64,
   jsonMembersMax: 100_000,
   sequencesMax: 2048,

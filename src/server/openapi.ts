@@ -47,6 +47,7 @@ export interface OpenApiDocument {
 
 const TAGS = [
   { name: "OpenAI", description: "OpenAI's API, with vLLM's extensions." },
+  { name: "Fine-tuning", description: "OpenAI's files, uploads and fine-tuning jobs." },
   { name: "Tokens", description: "The tokenizer, for evaluation harnesses." },
   { name: "EasyLM", description: "EasyLM's language model server." },
   { name: "Operations", description: "For load balancers, schedulers and dashboards." },
@@ -90,21 +91,35 @@ function operation(route: Route, schemas: SchemaCollector): Operation {
     ...(route.description === undefined ? {} : { description: route.description }),
     tags: [route.tag],
     ...(route.public ? { security: [] } : {}),
-    ...(names.length === 0
+    ...(names.length === 0 && route.query === undefined
       ? {}
       : {
-          parameters: names.map((name) => ({ name, in: "path", required: true, schema: { type: "string" } })),
+          parameters: [
+            ...names.map((name) => ({ name, in: "path", required: true, schema: { type: "string" } })),
+            ...queryParameters(route.query, schemas),
+          ],
         }),
-    ...(route.request === undefined
-      ? {}
-      : {
-          requestBody: {
-            required: true as const,
-            content: { "application/json": { schema: schemas.add(route.request, "input") } },
-          },
-        }),
+    ...requestBody(route, schemas),
     responses: responses(route, schemas),
   };
+}
+
+function queryParameters(query: z.ZodObject | undefined, schemas: SchemaCollector): object[] {
+  const { properties = {} } = query === undefined ? {} : schemas.add(query, "output");
+  return Object.entries(properties).map(([name, { description, ...schema }]) => ({
+    name,
+    in: "query",
+    required: false,
+    ...(description === undefined ? {} : { description }),
+    schema,
+  }));
+}
+
+function requestBody(route: Route, schemas: SchemaCollector): Pick<Operation, "requestBody"> {
+  const schema = route.form ?? route.request;
+  if (schema === undefined) return {};
+  const type = route.form === undefined ? "application/json" : "multipart/form-data";
+  return { requestBody: { required: true, content: { [type]: { schema: schemas.add(schema, "input") } } } };
 }
 
 function responses(route: Route, schemas: SchemaCollector): Operation["responses"] {

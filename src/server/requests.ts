@@ -7,6 +7,7 @@ import { httpFailure, ModelGoneError, logLine, type HttpFailure } from "./errors
 import type { RunOptions } from "./generation.ts";
 import { isSet } from "./prompt.ts";
 import type { Call } from "./route.ts";
+import { checkTokenIds } from "./sampling.ts";
 import { IGNORED_FIELDS } from "./schema/common.ts";
 import { streamEvents, type EventStream } from "./sse.ts";
 
@@ -64,6 +65,8 @@ export function encodePrompt(
   param: string,
 ): number[] {
   const ids = model.tokenizer.encode(text, { addSpecialTokens });
+  // A tokenizer may have added tokens that the model has no row for.
+  checkTokenIds(ids, model, param);
   if (ids.length > 0) return ids;
   throw new RequestError(`${param} has no tokens: this model puts none before an empty text.`, {
     param,

@@ -22,7 +22,7 @@ export interface Call<Body> {
 }
 
 export interface Route {
-  method: "get" | "post";
+  method: "get" | "post" | "delete";
   /** Hono's form: /v1/models/:id{.+} */
   path: string;
   operationId: string;
@@ -34,6 +34,10 @@ export interface Route {
   /** Refused while draining, and waited for. */
   work?: boolean;
   request?: z.ZodType;
+  /** A multipart form, which the handler reads itself, as a stream. */
+  form?: z.ZodType;
+  /** Of the address; the handler checks it with `readQuery`. */
+  query?: z.ZodObject;
   response?: z.ZodType;
   /** Of each chunk, where the request has `stream: true`. */
   chunk?: z.ZodType;

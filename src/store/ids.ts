@@ -10,6 +10,7 @@ export function randomText(length: number): string {
   let text = "";
   while (text.length < length)
     // 248 is the last multiple of 62 in a byte: without the limit, eight characters would come more often.
-    for (const byte of randomBytes(length)) if (byte < 248 && text.length < length) text += letters[byte % 62];
+    for (const byte of randomBytes(length))
+      if (byte < 248 && text.length < length) text += letters[byte % 62];
   return text;
 }

@@ -58,7 +58,11 @@ export async function appendEvents(
     id: newId("ftevent-"),
     jobId,
     number: row.count - events.length + i,
-    ...{ createdAt, level, type, message, data },
+    createdAt,
+    level,
+    type,
+    message,
+    data,
     step: step ?? null,
   }));
   await tx.insert(jobEvents).values(rows);

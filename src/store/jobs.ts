@@ -78,14 +78,7 @@ export interface StoredJob {
 
 export type NewJob = Pick<
   StoredJob,
-  | "model"
-  | "source"
-  | "trainingFile"
-  | "validationFile"
-  | "suffix"
-  | "seed"
-  | "method"
-  | "metadata"
+  "model" | "source" | "trainingFile" | "validationFile" | "suffix" | "seed" | "method" | "metadata"
 >;
 
 export const newJobId = (): string => newId("ftjob-");
@@ -278,7 +271,9 @@ export async function endLease(
   return store.transaction(async (tx) => {
     const released = outcome.status === "released";
     const { status, ...rest } = outcome;
-    const change = released ? { leaseOwner: null, leaseUntil: null, deaths: 0 } : ended(status as JobStatus, rest);
+    const change = released
+      ? { leaseOwner: null, leaseUntil: null, deaths: 0 }
+      : ended(status as JobStatus, rest);
     const state = released ? undefined : eq(jobs.status, "running");
     const rows = await tx
       .update(jobs)

@@ -1,9 +1,10 @@
 /** API keys: made, listed, revoked. A secret is shown once, where it is made; the database has its SHA-256 only.
  *  190 random bits need no salt and no slow hash: there is no dictionary to try. */
-import { createHash, randomBytes } from "node:crypto";
+import { createHash } from "node:crypto";
 import { and, eq, isNull, lt, or } from "drizzle-orm";
 import { UsageError } from "../util/errors.ts";
 import { isUniqueViolation } from "./errors.ts";
+import { randomText } from "./ids.ts";
 import type { Store } from "./store.ts";
 
 const secretStart = "sk-koala-";
@@ -32,8 +33,8 @@ export interface ActiveKey {
 /** The secret is nowhere else: who loses it makes a new key. */
 export async function createKey(store: Store, name: string): Promise<{ id: string; secret: string }> {
   checkName(name);
-  const id = `key_${randomBase62(16)}`;
-  const random = randomBase62(secretLength);
+  const id = `key_${randomText(16)}`;
+  const random = randomText(secretLength);
   const secret = secretStart + random;
   const { apiKeys } = store.tables;
   const row = {
@@ -120,13 +121,3 @@ function checkName(name: string): void {
 }
 
 const sha256 = (text: string): string => createHash("sha256").update(text).digest("hex");
-
-const base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-
-function randomBase62(length: number): string {
-  let text = "";
-  while (text.length < length)
-    // 248 is the last multiple of 62 in a byte: without the limit, eight characters would come more often.
-    for (const byte of randomBytes(length)) if (byte < 248 && text.length < length) text += base62[byte % 62];
-  return text;
-}

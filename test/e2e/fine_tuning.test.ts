@@ -1,17 +1,33 @@
 /** The whole way with nothing faked: `koala serve`, the official client, a training process, and a model that has learned.
  *  The base is a random one, so what it says afterwards can only come from training. */
 import { afterAll, describe, expect, test } from "bun:test";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import OpenAI from "openai";
 import { type RunningServer, startKoala } from "../support/koala_process.ts";
 import { temporaryFolder } from "../support/temporary.ts";
 import { makeTinyModel } from "../support/tiny_model.ts";
-import { jobUntil, trainableTemplate, trainingLines, until, uploadTraining } from "../support/tuning_server.ts";
+import {
+  jobUntil,
+  trainableTemplate,
+  trainingLines,
+  until,
+  uploadTraining,
+} from "../support/tuning_server.ts";
 
 const folder = temporaryFolder("tuned");
 const model = await makeTinyModel(join(folder, "base"), { chatTemplate: trainableTemplate });
 const dataDirectory = join(folder, "data");
-const args = ["--model", model, "--data-dir", dataDirectory, "--database", join(folder, "koala.db"), "--threads", "1"];
+const args = [
+  "--model",
+  model,
+  "--data-dir",
+  dataDirectory,
+  "--database",
+  join(folder, "koala.db"),
+  "--threads",
+  "1",
+];
 const servers: RunningServer[] = [];
 afterAll(() => Promise.all(servers.map((server) => server.stop("SIGKILL"))));
 
@@ -23,11 +39,31 @@ async function start(): Promise<{ client: OpenAI; server: RunningServer }> {
 
 const ask = async (client: OpenAI, name: string, i: number): Promise<string | null> => {
   const messages = [{ role: "user" as const, content: `What is ${i} and ${i}?` }];
-  const answer = await client.chat.completions.create({ model: name, messages, temperature: 0, max_tokens: 24 });
+  const answer = await client.chat.completions.create({
+    model: name,
+    messages,
+    temperature: 0,
+    max_tokens: 24,
+  });
   return answer.choices[0]!.message.content;
 };
 
-const fast = { koala_learning_rate: "0.01", koala_precision: "float32", koala_schedule: "constant", koala_warmup_share: "0" };
+const fast = {
+  koala_learning_rate: "0.01",
+  koala_precision: "float32",
+  koala_schedule: "constant",
+  koala_warmup_share: "0",
+};
+
+/** Where the system lists processes as files; elsewhere nobody is killed. */
+function trainingProcesses(jobId: string): number[] {
+  if (!existsSync("/proc/self/cmdline")) return [];
+  return readdirSync("/proc").flatMap((name) => {
+    const command = join("/proc", name, "cmdline");
+    const found = /^\d+$/.test(name) && existsSync(command) && readFileSync(command, "utf8").includes(jobId);
+    return found ? [Number(name)] : [];
+  });
+}
 
 describe("koala serve --data-dir", () => {
   test("trains, serves what it trained beside the base, and has it again after kill -9", async () => {
@@ -80,8 +116,14 @@ describe("koala serve --data-dir", () => {
       method: { type: "dpo", dpo: { hyperparameters: { n_epochs: 6, batch_size: 4, beta: 0.5 } } },
     });
     const preferred = await jobUntil(client, dpo.id, undefined, 60_000);
-    expect(preferred).toMatchObject({ status: "succeeded", error: null, method: { dpo: { hyperparameters: { beta: 0.5 } } } });
-    const metrics = (await jobs.listEvents(dpo.id, { limit: 100 })).data.filter(({ type }) => type === "metrics");
+    expect(preferred).toMatchObject({
+      status: "succeeded",
+      error: null,
+      method: { dpo: { hyperparameters: { beta: 0.5 } } },
+    });
+    const metrics = (await jobs.listEvents(dpo.id, { limit: 100 })).data.filter(
+      ({ type }) => type === "metrics",
+    );
     expect((metrics[0]!.data as any).preference_accuracy).toBe(1);
 
     const { id: training_file } = await uploadTraining(client, trainingLines(4));
@@ -89,9 +131,11 @@ describe("koala serve --data-dir", () => {
       model: preferred.fine_tuned_model!,
       training_file,
       seed: 1,
-      metadata: { ...fast, koala_method: "lora", koala_lora_rank: "32" },
+      metadata: { ...fast, koala_method: "lora", koala_lora_rank: "32", koala_recompute: "block" },
       method: { type: "supervised", supervised: { hyperparameters: { n_epochs: 30, batch_size: 4 } } },
     });
+    await until(async () => ((await jobs.retrieve(lora.id)) as any).step >= 5);
+    for (const pid of trainingProcesses(lora.id)) process.kill(pid, "SIGKILL");
     const adapted = await jobUntil(client, lora.id, undefined, 60_000);
     expect(adapted).toMatchObject({ status: "succeeded", error: null });
     expect(adapted.fine_tuned_model).toStartWith("ft:base:koala::");

@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { listEvents, listMetrics } from "../../src/store/job_events.ts";
+import { listEvents, listMetrics, type StoredEvent } from "../../src/store/job_events.ts";
 import {
   addJob,
   beat,
@@ -25,6 +25,12 @@ const wish: NewJob = {
   method: { type: "supervised", hyperparameters: {} },
   metadata: null,
 };
+
+async function eventsOf(store: Store, jobId: string): Promise<StoredEvent[]> {
+  const page = await listEvents(store, jobId, { limit: 100 });
+  if (page === "no such cursor") throw new Error("a page without a cursor has none to miss");
+  return page.rows;
+}
 
 onEachDatabase("the queue of jobs", (newDatabase) => {
   async function open(count = 1): Promise<Store[]> {
@@ -63,7 +69,7 @@ onEachDatabase("the queue of jobs", (newDatabase) => {
     const done = { status: "succeeded", fineTunedModel: "x", resultFile: null, trainedTokens: 1 } as const;
     expect(await endLease(store!, first, done)).toBe(false);
     expect(await findJob(store!, jobId)).toMatchObject({ status: "running", step: 3, fineTunedModel: null });
-    const { rows } = await listEvents(store!, jobId, { limit: 10 });
+    const rows = await eventsOf(store!, jobId);
     expect(rows.map(({ message }) => message)).toEqual(["made"]);
     expect(await endLease(store!, { jobId, owner: "second" }, done)).toBe(true);
     expect(await changeJob(store!, jobId, "cancel")).toBeNull();
@@ -111,9 +117,13 @@ onEachDatabase("the queue of jobs", (newDatabase) => {
     await claimJob(one!, "a");
     const steps = Array.from({ length: 40 }, (_, i) => i + 1);
     const events = (from: number) =>
-      steps.slice(from, from + 10).map((step) => ({ type: "metrics" as const, message: "", step, data: { step } }));
-    await Promise.all([0, 10, 20, 30].map((from, i) => beat(i % 2 ? one! : two!, { jobId, owner: "a" }, {}, events(from))));
-    const { rows } = await listEvents(one!, jobId, { limit: 100 });
+      steps
+        .slice(from, from + 10)
+        .map((step) => ({ type: "metrics" as const, message: "", step, data: { step } }));
+    await Promise.all(
+      [0, 10, 20, 30].map((from, i) => beat(i % 2 ? one! : two!, { jobId, owner: "a" }, {}, events(from))),
+    );
+    const rows = await eventsOf(one!, jobId);
     expect(rows.map(({ number }) => number)).toEqual(Array.from({ length: 41 }, (_, i) => 40 - i));
     const metrics = async (pointsMax: number, afterStep = -1) =>
       (await listMetrics(one!, jobId, { afterStep, pointsMax })).map(({ step }) => step);

@@ -21,7 +21,15 @@ const train: Train = async (run) => {
   const steps = number("steps", 6);
   const perEpoch = Math.ceil(steps / number("epochs", 2));
   let step = existsSync(state) ? Number(readFileSync(state, "utf8")) : 0;
-  run.onEvent({ type: "start", step, steps, documents: 3, parameters: 10, trainedParameters: 10, memoryBytes: 0 });
+  run.onEvent({
+    type: "start",
+    step,
+    steps,
+    documents: 3,
+    parameters: 10,
+    trainedParameters: 10,
+    memoryBytes: 0,
+  });
   while (step < steps) {
     if (run.stop.aborted) {
       save(step);
@@ -31,7 +39,8 @@ const train: Train = async (run) => {
     await Bun.sleep(number("step_ms", 1));
     step++;
     run.onEvent(stepEvent(step, steps, perEpoch));
-    if (step === number("fail_at", -1)) throw new UsageError(`The loss of step ${step} is not what it should be.`);
+    if (step === number("fail_at", -1))
+      throw new UsageError(`The loss of step ${step} is not what it should be.`);
     if (step === number("bug_at", -1)) throw new TypeError("a secret detail");
     if (step === number("die_at", -1)) dieOnce(output, settings["die_always"] === "true");
     if (step % perEpoch === 0 && step < steps) {

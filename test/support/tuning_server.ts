@@ -49,7 +49,15 @@ export async function tuningServer(of: {
       const start = () => new FakeEngine(byteTokenizer(), of.engine ?? { script: () => `I am ${row.id}.` });
       const engine = new LazyEngine({ start, idleMs: 60_000 });
       const created = Math.floor(row.createdAt.getTime() / 1000);
-      return { ...server.model, id: row.id, aliases: [], engine, parent: row.parent, created, path: directory } satisfies TunedModel;
+      return {
+        ...server.model,
+        id: row.id,
+        aliases: [],
+        engine,
+        parent: row.parent,
+        created,
+        path: directory,
+      } satisfies TunedModel;
     },
     log: (line) => notices.push(line),
   });

@@ -11,7 +11,7 @@ import type { Limits } from "../limits.ts";
 import { renderChat, templateOf } from "../prompt.ts";
 import { cacheSalt, encodePrompt, readyModel, runOptions } from "../requests.ts";
 import { defineRoute, type Call } from "../route.ts";
-import { answerBudget, samplingParams, seedOf, type SamplingRequest } from "../sampling.ts";
+import { answerBudget, checkTokenIds, samplingParams, seedOf, type SamplingRequest } from "../sampling.ts";
 import {
   easylmChatRequestSchema,
   easylmChatResponseSchema,
@@ -265,8 +265,11 @@ function plan(call: Call<unknown>, model: ServedModel, wanted: Wanted): Sequence
   };
 }
 
-const encodeText = (model: ServedModel, text: string): number[] =>
-  model.tokenizer.encode(text, { addSpecialTokens: false });
+function encodeText(model: ServedModel, text: string): number[] {
+  const ids = model.tokenizer.encode(text, { addSpecialTokens: false });
+  checkTokenIds(ids, model, "text");
+  return ids;
+}
 
 /** What stands before the first scored token. */
 function firstId(model: ServedModel): number {
@@ -280,6 +283,7 @@ function firstId(model: ServedModel): number {
 
 function scoredText(model: ServedModel, prefix: string, text: string): Window {
   const context = model.tokenizer.encode(prefix, { addSpecialTokens: true });
+  checkTokenIds(context, model, "prefix_text");
   const before = context.length > 0 ? context : [firstId(model)];
   return { ids: [...before, ...encodeText(model, text)], from: before.length };
 }

@@ -8,6 +8,8 @@ export const modelSchema = z
     object: z.literal("model"),
     created: z.int(),
     owned_by: z.string(),
+    parent: z.string().nullable().describe("The model that it was tuned from."),
+    description: z.string().nullable().describe("What people should know before they believe it."),
     aliases: z.array(z.string()),
     max_model_len: z.int().describe("Prompt and answer together, in tokens."),
     has_chat_template: z.boolean(),

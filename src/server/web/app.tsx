@@ -68,6 +68,7 @@ export function App() {
           {...shared}
           chat={state.open}
           talks={chosen?.hasChatTemplate ?? true}
+          description={chosen?.description ?? null}
           dispatch={dispatch}
           onStop={runner.stop}
           onCompletionMode={(text) => change({ mode: "completion", draft: settings.draft || text })}

@@ -13,7 +13,7 @@ export function ChatView(props: {
   ready: boolean;
   /** Whether the model has a chat template. */
   talks: boolean;
-
+  description: string | null;
   /** Shown above the composer, when something keeps the page from working. */
   notice: ComponentChildren;
   onStop: () => void;
@@ -99,8 +99,13 @@ export function ChatView(props: {
   );
 }
 
-function Empty(props: { model: string; talks: boolean; onCompletionMode: (text: string) => void }) {
-  const { model, talks } = props;
+function Empty(props: {
+  model: string;
+  talks: boolean;
+  description: string | null;
+  onCompletionMode: (text: string) => void;
+}) {
+  const { model, talks, description } = props;
   if (!talks)
     return (
       <div class="empty">
@@ -119,6 +124,7 @@ function Empty(props: { model: string; talks: boolean; onCompletionMode: (text: 
       <p class="hint">
         {model === "" ? "Looking for the model…" : `${model} answers. Past chats stay in this browser.`}
       </p>
+      {description !== null && <p class="hint">{description}</p>}
     </div>
   );
 }

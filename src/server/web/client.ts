@@ -49,6 +49,8 @@ export interface Model {
   id: string;
   /** Without one it only continues text. True where the server does not say. */
   hasChatTemplate: boolean;
+  /** What people should know before they believe it. */
+  description: string | null;
 }
 
 export async function listModels({ apiKey, signal }: Access): Promise<Model[]> {
@@ -57,7 +59,13 @@ export async function listModels({ apiKey, signal }: Access): Promise<Model[]> {
   const data = isRecord(list) && Array.isArray(list["data"]) ? list["data"] : [];
   return data.flatMap((model: unknown) =>
     isRecord(model) && typeof model["id"] === "string"
-      ? [{ id: model["id"], hasChatTemplate: model["has_chat_template"] !== false }]
+      ? [
+          {
+            id: model["id"],
+            hasChatTemplate: model["has_chat_template"] !== false,
+            description: typeof model["description"] === "string" ? model["description"] : null,
+          },
+        ]
       : [],
   );
 }

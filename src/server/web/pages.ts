@@ -12,28 +12,32 @@ export interface Page {
 
 /** By path. The document is checked for freshness each time; the rest has its hash in its name and is never asked for again. */
 export function loadPages(): Promise<Map<string, Page>> {
-  loading ??= build();
+  loading ??= buildPages(bundle, "/");
   return loading;
 }
 
 let loading: Promise<Map<string, Page>> | null = null;
 
-async function build(): Promise<Map<string, Page>> {
+/** An imported HTML file: its bundle in the executable, the path of its source otherwise. */
+export type HtmlBundle = typeof bundle;
+
+/** The document at `place`, and what it names. */
+export async function buildPages(bundle: HtmlBundle, place: string): Promise<Map<string, Page>> {
   const files =
     bundle.files === undefined
-      ? await bundleFromSource()
+      ? await bundleFromSource(bundle)
       : bundle.files.map(({ path }) => ({ path, file: Bun.file(path) }));
   const pages = new Map<string, Page>();
   for (const { path, file } of files) {
     const body = new Uint8Array(await file.arrayBuffer());
     const isDocument = path.endsWith(".html");
     const headers = { ...headersOf(body, file.type), ...(isDocument ? documentHeaders : assetHeaders) };
-    pages.set(isDocument ? "/" : `/${basename(path)}`, { body, headers });
+    pages.set(isDocument ? place : `/${basename(path)}`, { body, headers });
   }
   return pages;
 }
 
-async function bundleFromSource(): Promise<{ path: string; file: Blob }[]> {
+async function bundleFromSource(bundle: HtmlBundle): Promise<{ path: string; file: Blob }[]> {
   const built = await Bun.build({
     entrypoints: [bundle.index],
     target: "browser",

@@ -1,0 +1,192 @@
+/** From a job's row to what `koala train` takes: the data prepared, every "auto" decided, a complete recipe. */
+import { join } from "node:path";
+import { prepareDataset } from "../../data/prepare.ts";
+import { readRecords } from "../../data/reader.ts";
+import { contentText, type TrainingRecord } from "../../data/record.ts";
+import type { DatasetReport } from "../../data/report.ts";
+import type { KoalaSettings } from "../../server/schema/fine_tuning.ts";
+import type { JobMethod, ResolvedHyperparameters, StoredJob } from "../../store/jobs.ts";
+import { checkRecipe, type Recipe } from "../../train/recipe.ts";
+import { readConfig, type StageProgress } from "../../train/run.ts";
+import { UsageError } from "../../util/errors.ts";
+import { inputFile, runFolder } from "./folders.ts";
+
+export interface JobPlan {
+  recipe: Recipe;
+  /** The base model's folder. */
+  model: string;
+  /** The prepared data's folder. */
+  dataset: string;
+  resolved: ResolvedHyperparameters;
+  report: DatasetReport;
+  /** The first questions of the data, to watch what the model makes of them. */
+  samplePrompts: string[];
+}
+
+export const settingsOf = (job: StoredJob): KoalaSettings => (job.metadata ?? {}) as KoalaSettings;
+
+/** OpenAI's format of the method, unless the job names another. */
+export function formatOf(method: JobMethod["type"], settings: KoalaSettings): string {
+  if (settings.koala_format) return settings.koala_format;
+  if (settings.koala_markers === "true") return "auto";
+  return method === "dpo" ? "openai-dpo" : "messages";
+}
+
+/** Longest row that is chosen without being asked for. */
+const autoLengthMax = 2048;
+/** Tokens that go through the model at a time. */
+const microTokens = 2048;
+
+/** Throws UsageError where the data cannot be trained on. */
+export async function planJob(
+  job: StoredJob,
+  of: { dataDirectory: string; threads: number },
+  onProgress: StageProgress,
+): Promise<JobPlan> {
+  const settings = settingsOf(job);
+  const { path: model, template } = job.source;
+  const { maxPositions } = await readConfig(model);
+  const asked = settings.koala_sequence_length ? Number(settings.koala_sequence_length) : null;
+  const output = join(of.dataDirectory, runFolder(job.id));
+  const data = {
+    model,
+    directory: join(output, "data"),
+    format: formatOf(job.method.type, settings),
+    method: job.method.type === "dpo" ? ("dpo" as const) : ("sft" as const),
+    sequenceLength: asked ?? Math.min(autoLengthMax, maxPositions),
+    preference: settings.koala_markers === "true" ? ("condition" as const) : ("chosen" as const),
+    allow: (settings.koala_allow ?? "").split(",").filter((name) => name.trim() !== ""),
+    ...(settings.koala_template || template ? { template: settings.koala_template ?? template! } : {}),
+  };
+  const file = await neededFile(of.dataDirectory, job.id, "training_file");
+  const { directory, report } = await prepareDataset({ ...data, files: [file] }, onProgress);
+  const validation =
+    job.validationFile === null ? null : await inputFile(of.dataDirectory, job.id, "validation_file");
+  const validated = validation && (await prepareDataset({ ...data, files: [validation] }, onProgress));
+  const resolved = resolve(job, report);
+  const sequenceLength = asked ?? roundUp(Math.min(report.longest, data.sequenceLength), 16);
+  const recipe = checkRecipe(
+    {
+      model: { path: model },
+      data: {
+        dataset: directory,
+        ...(validated ? { validation: validated.directory } : {}),
+        ...(data.template ? { template: data.template } : {}),
+      },
+      method: data.method === "dpo" ? { type: "dpo", beta: resolved.beta } : { type: "sft" },
+      ...loraOf(settings),
+      schedule: scheduleOf(settings, resolved),
+      ...(settings.koala_precision ? { precision: settings.koala_precision } : {}),
+      ...(settings.koala_recompute ? { recompute: settings.koala_recompute } : {}),
+      sequence_length: Math.min(sequenceLength, maxPositions),
+      ...rowsOf(report, resolved.batch_size, sequenceLength),
+      epochs: resolved.n_epochs,
+      seed: job.seed,
+      ...intervalsOf(report, resolved),
+      output,
+      threads: of.threads,
+      export_dtype: await dtypeOf(model),
+    },
+    `The recipe of ${job.id}`,
+  );
+  return {
+    recipe,
+    model,
+    dataset: directory,
+    resolved,
+    report,
+    samplePrompts: await questionsOf(file, data.format),
+  };
+}
+
+/** A tuned model has the precision of its base. */
+async function dtypeOf(model: string): Promise<Recipe["export_dtype"]> {
+  const config = (await Bun.file(join(model, "config.json")).json()) as Record<string, unknown>;
+  return (config["dtype"] ?? config["torch_dtype"]) === "float32" ? "float32" : "bfloat16";
+}
+
+async function neededFile(dataDirectory: string, jobId: string, kind: string): Promise<string> {
+  const path = await inputFile(dataDirectory, jobId, kind);
+  if (path !== null) return path;
+  throw new UsageError(
+    `The training file of ${jobId} is not under ${dataDirectory}. Servers that share a database must share the data directory, too.`,
+  );
+}
+
+/** OpenAI decides by the data as well and does not say how; these are Koala's own rules. */
+function resolve(job: StoredJob, report: DatasetReport): ResolvedHyperparameters {
+  const { hyperparameters, type } = job.method;
+  const decided = (value: number | "auto" | undefined, auto: number): number =>
+    typeof value === "number" ? value : auto;
+  const examples = examplesOf(report, type);
+  const settings = settingsOf(job);
+  const multiplier = settings.koala_learning_rate
+    ? Number(settings.koala_learning_rate) / baseRate(settings)
+    : decided(hyperparameters.learning_rate_multiplier, 1);
+  return {
+    n_epochs: decided(hyperparameters.n_epochs, 3),
+    batch_size: decided(hyperparameters.batch_size, Math.min(256, Math.max(1, Math.ceil(examples / 500)))),
+    learning_rate_multiplier: multiplier,
+    ...(type === "dpo" ? { beta: decided(hyperparameters.beta, 0.1) } : {}),
+  };
+}
+
+const examplesOf = (report: DatasetReport, type: JobMethod["type"]): number =>
+  type === "dpo" ? report.documents / 2 : report.documents;
+
+const baseRate = (settings: KoalaSettings): number => (settings.koala_method === "lora" ? 2e-4 : 2e-5);
+
+function loraOf(settings: KoalaSettings): object {
+  if (settings.koala_method !== "lora") return {};
+  const rank = Number(settings.koala_lora_rank ?? 16);
+  return { lora: { rank, alpha: Number(settings.koala_lora_alpha ?? 2 * rank) } };
+}
+
+const scheduleOf = (settings: KoalaSettings, resolved: ResolvedHyperparameters): object => ({
+  type: settings.koala_schedule ?? "cosine",
+  learning_rate: Number(
+    settings.koala_learning_rate ?? (resolved.learning_rate_multiplier * baseRate(settings)).toPrecision(12),
+  ),
+  warmup_share: Number(settings.koala_warmup_share ?? 0.03),
+});
+
+/** A batch counts examples, a step rows of several examples: as many rows as that many examples fill on average. */
+function rowsOf(report: DatasetReport, batchSize: number, sequenceLength: number): object {
+  const perRow = Math.max(1, sequenceLength / (report.tokens / report.documents));
+  const rows = Math.max(1, Math.round(batchSize / perRow));
+  const micro = Math.max(1, Math.min(rows, Math.floor(microTokens / sequenceLength)));
+  return { rows_per_step: rows, micro_rows: micro };
+}
+
+/** About ten checkpoints to go on from, and five looks at samples, over the whole run. */
+function intervalsOf(report: DatasetReport, resolved: ResolvedHyperparameters): object {
+  const steps = Math.ceil((report.documents / resolved.batch_size) * resolved.n_epochs);
+  return {
+    checkpoint: { interval: Math.min(500, Math.max(10, Math.ceil(steps / 10))), keep: 2 },
+    sample_interval: Math.max(5, Math.ceil(steps / 5)),
+    sample_tokens: 32,
+  };
+}
+
+const roundUp = (value: number, multiple: number): number => Math.ceil(value / multiple) * multiple;
+
+/** At most two, short enough to be read in a list of events. */
+async function questionsOf(file: string, format: string): Promise<string[]> {
+  const found = new Set<string>();
+  let read = 0;
+  for await (const record of readRecords(file, { format })) {
+    if (record.verdict !== "dropped") {
+      const question = firstQuestion(record.record);
+      if (question !== null && question.length <= 300) found.add(question);
+    }
+    if (found.size >= 2 || ++read >= 50) break;
+  }
+  return [...found];
+}
+
+function firstQuestion(record: TrainingRecord): string | null {
+  if (record.kind !== "chat" && record.kind !== "preference") return null;
+  const [first] = record.messages;
+  const text = first?.role === "user" ? contentText(first).trim() : "";
+  return text === "" ? null : text;
+}
