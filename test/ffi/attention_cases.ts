@@ -13,7 +13,7 @@ import {
   type Target,
 } from "./target.ts";
 
-import { bytesOf, concatenate, fill, shuffled, TOLERANCE, type Case } from "./case.ts";
+import { bytesOf, concatenate, shuffled, TOLERANCE, type Case } from "./case.ts";
 
 export interface AttentionShape {
   /** Queries and total length (past included) of each sequence. */
