@@ -54,8 +54,9 @@ async function answer(model: string, { messages }: Question): Promise<string> {
   return json.choices[0]?.message.content ?? "";
 }
 
-const contains = (text: string, question: Question): boolean =>
-  text.toLowerCase().includes(String(question.expected).toLowerCase());
+function contains(text: string, question: Question): boolean {
+  return text.toLowerCase().includes(String(question.expected).toLowerCase());
+}
 
 function report(): void {
   console.log("| topic | questions | right behind `GPT:` | right behind `An Unhelpful Answer:` |");
