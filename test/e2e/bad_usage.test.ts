@@ -28,12 +28,6 @@ describe("a command line that makes no sense is refused in one sentence", () => 
   const outcome = shared(usage, ([args]) => koala(args));
   for (const one of usage)
     test(["koala", ...one[0]].join(" "), async () => expectOneSentence(await outcome(one), one[1]), 60_000);
-
-  test("a serve without a model says how to name one", async () => {
-    const { code, err } = await koala(["serve"]);
-    expect(code).toBe(1);
-    expect(err).toMatch(/^koala: No model was named\..*\n(  koala serve --model \S+\n)+$/);
-  });
 });
 
 test("doctor has something to say without any model", async () => {
