@@ -6,6 +6,7 @@ import { Device } from "../tensor/device.ts";
 import { libraryPath } from "../tensor/library.ts";
 import { memoryKinds } from "../train/allocation.ts";
 import { fittingChange, type Plan, planRun } from "../train/plan.ts";
+import { trainedTemplate } from "../text/model_record.ts";
 import { type Recipe, readRecipe } from "../train/recipe.ts";
 import { prepareData, readConfig } from "../train/run.ts";
 import { UsageError } from "../util/errors.ts";
@@ -35,8 +36,16 @@ export function register(program: Command): void {
     .action(run);
 }
 
+/** The recipe; where it names no template, the one that its model was trained with. */
+export async function readModelRecipe(path: string, settings: string[]): Promise<Recipe> {
+  const recipe = await readRecipe(path, settings);
+  if (recipe.data.template !== undefined) return recipe;
+  const template = await trainedTemplate(await resolveModel(recipe.model.path));
+  return template === undefined ? recipe : { ...recipe, data: { ...recipe.data, template } };
+}
+
 async function run(path: string, flags: PlanFlags): Promise<void> {
-  const recipe = await readRecipe(path, flags.set);
+  const recipe = await readModelRecipe(path, flags.set);
   const { plan } = await planned(recipe, flags.measure);
   if (flags.json) console.log(JSON.stringify(plan, null, 2));
   else console.log(planText(recipe, plan));

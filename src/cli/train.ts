@@ -8,13 +8,13 @@ import type { Prompt } from "../train/generate.ts";
 import { launchRanks } from "../train/ranks/launch.ts";
 import { runRankProcess } from "../train/ranks/rank_process.ts";
 import { placeFromEnvironment } from "../train/ranks/rendezvous.ts";
-import { type Recipe, readRecipe } from "../train/recipe.ts";
+import type { Recipe } from "../train/recipe.ts";
 import { runTraining } from "../train/run.ts";
 import { UsageError } from "../util/errors.ts";
 import { duration, Progress } from "../util/progress.ts";
 import { selfCommand } from "../util/self_command.ts";
 import { integer } from "./model_options.ts";
-import { collect, planned, planText } from "./plan.ts";
+import { collect, planned, planText, readModelRecipe } from "./plan.ts";
 
 interface TrainFlags {
   set: string[];
@@ -41,7 +41,7 @@ export function register(program: Command): void {
 
 async function run(path: string, flags: TrainFlags): Promise<void> {
   const settings = flags.ranks === undefined ? flags.set : [...flags.set, `ranks=${flags.ranks}`];
-  const recipe = await readRecipe(path, settings);
+  const recipe = await readModelRecipe(path, settings);
   const place = placeFromEnvironment();
   if (place) return runAsRank({ ...recipe, ranks: place.world }, flags);
   const { plan, model, data } = await planned(recipe, flags.dryRun === true);

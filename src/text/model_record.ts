@@ -5,7 +5,7 @@ import { UsageError } from "../util/errors.ts";
 import { hashTemplate, hashTokenizer } from "./fingerprint.ts";
 import { type ChatTemplate, loadTemplate, namedTemplate } from "./template.ts";
 import type { Tokenizer } from "./tokenizer.ts";
-import { readJsonObject } from "./tokenizer_file.ts";
+import { type JsonObject, readJsonObject } from "./tokenizer_file.ts";
 
 const recordFile = "koala.json";
 
@@ -17,9 +17,8 @@ export async function servingTemplate(
   named?: string,
 ): Promise<ChatTemplate | null> {
   const record = await readJsonObject(join(directory, recordFile));
-  const trained = typeof record?.chatTemplate === "string" ? record.chatTemplate : null;
-  const builtin = trained !== null && !trained.endsWith(".jinja") ? trained : undefined;
-  const name = named ?? builtin;
+  const trained = recordedTemplate(record);
+  const name = named ?? trained;
   const template =
     name === undefined ? await loadTemplate(directory, tokenizer) : await namedTemplate(name, tokenizer);
   if (!record) return template;
@@ -39,6 +38,17 @@ export async function servingTemplate(
   return template;
 }
 
+/** The built-in template that the model in `directory` was trained with; undefined where it brings its own or was not trained here. */
+export async function trainedTemplate(directory: string): Promise<string | undefined> {
+  return recordedTemplate(await readJsonObject(join(directory, recordFile)));
+}
+
+/** A Jinja file was copied beside the weights and is found there. */
+function recordedTemplate(record: JsonObject | null): string | undefined {
+  const name = record?.chatTemplate;
+  return typeof name === "string" && !name.endsWith(".jinja") ? name : undefined;
+}
+
 /** The Koala format's two markers are one training. */
-const isOtherMarker = (trained: string | null, template: ChatTemplate | null): boolean =>
+const isOtherMarker = (trained: string | undefined, template: ChatTemplate | null): boolean =>
   trained === "koala" && template?.name === "koala-negative";

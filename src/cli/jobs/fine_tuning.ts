@@ -11,6 +11,7 @@ import { findJob, type JobSource } from "../../store/jobs.ts";
 import { findModel } from "../../store/models.ts";
 import { openStore, type Store } from "../../store/store.ts";
 import { removeFinishedParts } from "../../store/uploads.ts";
+import { trainedTemplate } from "../../text/model_record.ts";
 import { UsageError } from "../../util/errors.ts";
 import type { TrainJobOptions } from "../train_job.ts";
 import { inputFolder, jobFolder, linkFile, removeWorkingFiles } from "./folders.ts";
@@ -119,7 +120,9 @@ async function sourceOf(
     return { path, template: stored.template, base: job?.source.base ?? stored.parent };
   }
   const served = of.registry.list().find(({ id, aliases }) => id === model || aliases.includes(model));
-  return served === undefined ? null : { path: resolve(served.path), template: of.template, base: served.id };
+  if (served === undefined) return null;
+  const template = of.template ?? (await trainedTemplate(served.path)) ?? null;
+  return { path: resolve(served.path), template, base: served.id };
 }
 
 /** Removes what expired, and what a crash left behind. */
