@@ -132,7 +132,7 @@ function* attention(): Generator<Row> {
       call: () =>
         native.koala_document_attention(dev, y, lse, qkv, starts, null, S, H, G, E, 0, 0, scale, F32),
     };
-    // Five products must be computed; scores and slopes are computed twice, so the kernels do seven.
+    // Five products: scores, their slopes, and the gradients of queries, keys and values.
     yield {
       name: `attention backward ${shape}`,
       flops: 10 * pairs * E,

@@ -17,6 +17,8 @@
 #include <new>
 
 #if defined(__x86_64__)
+#include <immintrin.h>
+
 namespace avx2 { extern const Kernels kernels; }
 namespace avx512 { extern const Kernels kernels; }
 namespace avx512bf16 { extern const Kernels kernels; }
@@ -27,6 +29,7 @@ namespace {
 
 constexpr int32_t ABI_VERSION = 1;
 constexpr size_t HUGE_PAGE = 2 << 20;
+constexpr int64_t STREAMED = 1 << 20;  // bytes of a copy that goes past the caches
 
 thread_local char last_error[1024];
 
@@ -154,6 +157,17 @@ int32_t grow(Scratch* scratch, size_t bytes) {
 
 bool is_byte_count(double bytes) { return bytes >= 0 && bytes <= 9007199254740992. && bytes == floor(bytes); }
 
+/** memcpy that does not read the destination's lines first and leaves the caches alone. */
+void stream(char* to, const char* from, int64_t n) {
+#if defined(__x86_64__)
+  for (; n > 0 && (uintptr_t)to % 16; n--) *to++ = *from++;
+  for (; n >= 64; n -= 64, to += 64, from += 64)
+    for (int i = 0; i < 64; i += 16) _mm_stream_si128((__m128i*)(to + i), _mm_loadu_si128((const __m128i*)(from + i)));
+  _mm_sfence();
+#endif
+  memcpy(to, from, n);
+}
+
 }  // namespace
 
 int32_t fail(const char* format, ...) {
@@ -256,10 +270,11 @@ int32_t koala_memory_copy(koala_device* dev, void* to, const void* from, double 
   if (bytes == 0) return 0;
   REQUIRE_POINTER("memory_copy", to);
   REQUIRE_POINTER("memory_copy", from);
-  const int64_t count = (int64_t)bytes, piece = 1 << 20;
+  const int64_t count = (int64_t)bytes, piece = 1 << 17;
   const bool overlap = (const char*)to < (const char*)from + count && (const char*)from < (const char*)to + count;
   parallel_for(&dev->pool, !overlap, count, overlap ? count : piece, [&](int64_t begin, int64_t end, int) {
-    memmove((char*)to + begin, (const char*)from + begin, end - begin);
+    if (overlap || count < STREAMED) memmove((char*)to + begin, (const char*)from + begin, end - begin);
+    else stream((char*)to + begin, (const char*)from + begin, end - begin);
   });
   return 0;
 }

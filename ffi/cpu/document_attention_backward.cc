@@ -1,34 +1,45 @@
 // Gradient of attention over documents. Probabilities are computed again from log sum exp, never stored:
 //   p = exp(scale * q.k - lse), ds = scale * p * (dy.v - dy.y);  dq = sum_j ds k,  dk = sum_i ds q,  dv = sum_i p dy
-// Tiles of 8 query rows give dq and tiles of 8 key rows give dk and dv, each in one chain of sums in ascending order:
-// no two threads add to one place. Rows of a query tile are as in document_attention.cc.
+// Tiles of 8 key rows give dk, dv and ds, which is kept as panels of 32 queries; from these, blocks of 32 queries give
+// dq (as dq^T = keys^T ds). Each output is one chain of sums in ascending order: no two threads add to one place.
+// Keys go in chunks, so that memory for ds grows with the length and not with its square.
 #include "document_panels.h"
 
 namespace KOALA_NS {
 
 namespace {
 
-/** What tiles read of one pair: panels of keys and values, and for each query head of the group those of q and dy. */
+constexpr int KEYS = 512;  // of one chunk
+
+/** Memory of one pair: panels of keys, and for each query head of the group those of q and dy, ds of a chunk of keys
+ *  (panel i/32: for each key, 32 queries side by side) and dq (as token panels). */
 template <class C> struct Panels {
-  C *key_tokens, *key_dims, *value_tokens, *queries;
+  C *key_tokens, *queries;
   size_t tokens, dims;
-  int L;
-  Panels(char* memory, const Pair& p, int E) : tokens(token_elements(p.L, E)), dims(dim_elements(p.L, E)),
-      L(round_panel(p.L)) {
-    key_tokens = (C*)(memory + p.at), key_dims = key_tokens + tokens, value_tokens = key_dims + dims, queries =
-        value_tokens + tokens;
+  int L, kept;
+  Panels(char* memory, const Pair& p, int E) : key_tokens((C*)(memory + p.at)), tokens(token_elements(p.L, E)),
+      dims(dim_elements(p.L, E)), L(round_panel(p.L)), kept(kept_keys(p.L)) {
+    queries = key_tokens + tokens;
+  }
+  static int kept_keys(int L) { return L < KEYS ? L : KEYS; }
+  static size_t head(int L, int E) {
+    return 3 * token_elements(L, E) + 2 * dim_elements(L, E) + (size_t)round_panel(L) * (2 + kept_keys(L));
   }
   static size_t bytes(int L, int E, int group) {
-    const size_t tokens = token_elements(L, E), dims = dim_elements(L, E);
-    return (2 * tokens + dims + group * (2 * tokens + 2 * dims + 2 * round_panel(L))) * sizeof(C);
+    return (token_elements(L, E) + group * head(L, E)) * sizeof(C);
   }
-  inline C* of(int h) const { return queries + h * (2 * tokens + 2 * dims + 2 * L); }
+  inline C* of(int h) const { return queries + h * (3 * tokens + 2 * dims + (size_t)L * (2 + kept)); }
   inline C* query_tokens(int h) const { return of(h); }
   inline C* query_dims(int h) const { return of(h) + tokens; }
   inline C* dy_tokens(int h) const { return of(h) + tokens + dims; }
   inline C* dy_dims(int h) const { return of(h) + 2 * tokens + dims; }
   inline C* lse(int h) const { return of(h) + 2 * tokens + 2 * dims; }
   inline C* delta(int h) const { return lse(h) + L; }
+  inline C* dq(int h) const { return delta(h) + L; }
+  /** ds of query i (and those behind it in its panel) and the chunk's key k. */
+  inline C* ds(int h, int i, int k) const {
+    return dq(h) + tokens + ((size_t)(i / PANEL) * kept + k) * PANEL + i % PANEL;
+  }
 };
 
 template <class C, class T> struct Arrays {
@@ -48,10 +59,7 @@ template <class C, class T>
 void pack_block(const DocumentCall& call, const Arrays<C, T>& a, const Pair& p, const Panels<C>& panels, int j) {
   const int E = call.E, n = p.L - j < PANEL ? p.L - j : PANEL, group = call.group();
   const size_t t = call.starts[p.s] + j, width = call.width(), y_width = (size_t)call.H * E;
-  const T *keys = a.qkv + t * width + (size_t)(call.H + p.g) * E, *values = keys + (size_t)call.G * E;
-  pack_token_panel(panels.key_tokens + (size_t)j * E, keys, width, n, E);
-  pack_dim_panels(panels.key_dims, p.L, j, keys, width, n, E);
-  pack_token_panel(panels.value_tokens + (size_t)j * E, values, width, n, E);
+  pack_token_panel(panels.key_tokens + (size_t)j * E, a.qkv + t * width + (size_t)(call.H + p.g) * E, width, n, E);
   for (int h = 0; h < group; h++) {
     const int head = p.g * group + h;
     const T *q = a.qkv + t * width + (size_t)head * E, *dy = a.dy + t * y_width + (size_t)head * E, *y = a.y
@@ -70,42 +78,41 @@ void pack_block(const DocumentCall& call, const Arrays<C, T>& a, const Pair& p, 
   }
 }
 
-/** dq of 8 query rows. */
-template <class C, class T>
-void query_tile(const DocumentCall& call, const Arrays<C, T>& a, const Pair& p, const Panels<C>& panels,
-    const Sight& sight, int row, C* memory) {
-  typedef vector_t<C> V;
-  const int E = call.E, group = call.group(), all = p.L * group, rows = all - row < DOCUMENT_ROWS ? all - row
-      : DOCUMENT_ROWS;
-  const size_t ld = score_stride(p.L);
-  C *query = memory, *dy = query + DOCUMENT_ROWS * E, *output = dy + DOCUMENT_ROWS * E, *scores = output
-      + 2 * DOCUMENT_ROWS * round_panel(E), *slopes = scores + DOCUMENT_ROWS * ld;
-  for (int r = 0; r < rows; r++) {
-    const size_t t = call.starts[p.s] + (row + r) / group, head = p.g * group + (row + r) % group;
-    read_row(query + r * E, a.qkv + t * call.width() + head * E, E);
-    read_row(dy + r * E, a.dy + (t * call.H + head) * E, E);
-  }
-  const int from = sight.first_key(row / group) & ~(PANEL - 1), to = round_panel((row + rows - 1) / group + 1);
-  multiply_tokens(scores, ld, query, rows, panels.key_tokens, E, from, to);
-  multiply_tokens(slopes, ld, dy, rows, panels.value_tokens, E, from, to);
-  for (int r = 0; r < rows; r++) {
-    const int i = (row + r) / group, h = (row + r) % group;
-    const V lse = splat(panels.lse(h)[i]), delta = splat(panels.delta(h)[i]), scale = splat((C)call.scale);
-    C *s = scores + r * ld, *d = slopes + r * ld;
-    for (int j = from; j < to; j += W, s += W, d += W) {
-      const V weight = exp(load(s) * scale - lse);
-      store(s, where(sight.keys(i, j), weight * (load(d) - delta) * scale, V{}));
-    }
-  }
-  multiply_dims(output, scores, ld, rows, panels.key_dims, p.L, E, from, to, false);
-  for (int r = 0; r < rows; r++) {
-    T* out = a.dqkv + (call.starts[p.s] + (row + r) / group) * call.width() + (size_t)(p.g * group + (row
-        + r) % group) * E;
-    for (int e = 0; e < E; e += W) store_row(out, e, E, load(output + r * round_panel(E) + e));
+/** The first n tokens of a token panel as rows: the inverse of pack_token_panel. */
+template <class C, class T> inline void unpack_token_panel(T* rows, size_t ld, const C* panel, int n, int E) {
+  if constexpr (Same<C, double>::value) {
+    for (int j = 0; j < n; j++)
+      for (int e = 0; e < E; e++) rows[j * ld + e] = narrow<T>(panel[e * PANEL + j]);
+  } else {
+    for (int e = 0; e < E; e += W)
+      for (int j = 0; j < n; j += W) {
+        vu block[W];
+        for (int i = 0; i < W; i++) block[i] = e + i < E ? (vu)load(panel + (e + i) * PANEL + j) : vu{};
+        transpose_block(block);
+        for (int i = 0; i < W && j + i < n; i++) store_row(rows + (j + i) * ld, e, E, (vf)block[i]);
+      }
   }
 }
 
-/** dk and dv of 8 key rows: query heads of the group in order, in each the queries in ascending order. */
+/** What the keys [chunk, chunk + KEYS) add to dq of 32 queries from i on, in one head of the group. */
+template <class C, class T>
+void query_block(const DocumentCall& call, const Arrays<C, T>& a, const Pair& p, const Panels<C>& panels,
+    const Sight& sight, int i, int h, int chunk) {
+  const int E = call.E, n = p.L - i < PANEL ? p.L - i : PANEL, first = sight.first_key(i), last = i + n;
+  const int from = first > chunk ? first : chunk, to = last < chunk + KEYS ? last : chunk + KEYS;
+  if (from >= to) return;
+  C* dq = panels.dq(h) + (size_t)i * E;
+  for (int k = from, depth; k < to; k += depth) {
+    const int at = k % PANEL;
+    depth = to - k < PANEL - at ? to - k : PANEL - at;
+    multiply_panel<C, C>(E, panels.key_tokens + (size_t)(k - at) * E + at, PANEL, panels.ds(h, i, k - chunk), depth, dq,
+        PANEL, k > first);
+  }
+  if (to == last) unpack_token_panel(a.dqkv + (call.starts[p.s] + i) * call.width() + (size_t)(p.g * call.group()
+      + h) * E, call.width(), dq, n, E);
+}
+
+/** dk, dv and ds of 8 key rows: query heads of the group in order, in each the queries in ascending order. */
 template <class C, class T>
 void key_tile(const DocumentCall& call, const Arrays<C, T>& a, const Pair& p, const Panels<C>& panels,
     const Sight& sight, int row, C* memory) {
@@ -129,7 +136,9 @@ void key_tile(const DocumentCall& call, const Arrays<C, T>& a, const Pair& p, co
       for (int i = from; i < to; i += W, s += W, d += W) {
         const vi seen = sight.queries(i, row + r, p.L);
         const V weight = exp(load(s) * scale - load(panels.lse(h) + i));
-        store(d, where(seen, weight * (load(d) - load(panels.delta(h) + i)) * scale, V{}));
+        const V slope = where(seen, weight * (load(d) - load(panels.delta(h) + i)) * scale, V{});
+        store(d, slope);
+        store(panels.ds(h, i, (row + r) % KEYS), slope);
         store(s, where(seen, weight, V{}));
       }
     }
@@ -145,6 +154,41 @@ void key_tile(const DocumentCall& call, const Arrays<C, T>& a, const Pair& p, co
   }
 }
 
+/** The pairs of a wave: their panels, then chunk by chunk of their keys dk and dv, and what these add to dq. */
+template <class C, class T>
+void wave_gradients(koala_device* dev, const DocumentCall& call, const Arrays<C, T>& a, const Pair* pairs, int count,
+    const Pair& total, char* memory) {
+  const int E = call.E, group = call.group();
+  const bool wide = (double)total.tiles * DOCUMENT_ROWS * E > 2000;
+  parallel_for(&dev->pool, wide, total.blocks, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t b = begin; b < end; b++) {
+      const Pair& pair = pair_of(pairs, count, b, &Pair::blocks);
+      pack_block(call, a, pair, Panels<C>(memory, pair, E), (int)(b - pair.blocks) * PANEL);
+    }
+  });
+  int longest = 0;
+  for (int i = 0; i < count; i++) longest = pairs[i].L > longest ? pairs[i].L : longest;
+  for (int chunk = 0; chunk < longest; chunk += KEYS) {
+    parallel_for(&dev->pool, wide, total.key_tiles, 1, [&](int64_t begin, int64_t end, int thread) {
+      for (int64_t unit = begin; unit < end; unit++) {
+        const Pair& pair = pair_of(pairs, count, unit, &Pair::key_tiles);
+        const int row = (int)(unit - pair.key_tiles) * DOCUMENT_ROWS;
+        if (row / KEYS == chunk / KEYS) key_tile(call, a, pair, Panels<C>(memory, pair, E), Sight(call, pair.s), row,
+            (C*)dev->local[thread].data);
+      }
+    });
+    // The last queries of a document see the most keys and go first.
+    parallel_for(&dev->pool, wide, total.blocks * group, 1, [&](int64_t begin, int64_t end, int) {
+      for (int64_t unit = begin; unit < end; unit++) {
+        const int64_t block = total.blocks - 1 - unit / group;
+        const Pair& pair = pair_of(pairs, count, block, &Pair::blocks);
+        query_block(call, a, pair, Panels<C>(memory, pair, E), Sight(call, pair.s), (int)(block - pair.blocks) * PANEL,
+            (int)(unit % group), chunk);
+      }
+    });
+  }
+}
+
 template <class C, class T> int32_t backward(koala_device* dev, const DocumentCall& call, const Arrays<C, T>& a) {
   const int E = call.E;
   auto pair_bytes = [&](int L) { return Panels<C>::bytes(L, E, call.group()); };
@@ -152,30 +196,10 @@ template <class C, class T> int32_t backward(koala_device* dev, const DocumentCa
   const size_t tile = DOCUMENT_ROWS * (2 * E + 2 * round_panel(E) + 2 * score_stride(longest_document(call))) + W;
   if (reserve(dev, sizes.list + sizes.panels, tile * sizeof(C))) return -1;
   Pair* pairs = (Pair*)dev->shared.data;
-  char* memory = dev->shared.data + sizes.list;
   for (int64_t p = 0; p < (int64_t)call.S * call.G;) {
     const Wave wave = next_wave(call, p, pairs, pair_bytes);
-    const int count = wave.count;
-    const Pair& total = wave.total;
+    wave_gradients(dev, call, a, pairs, wave.count, wave.total, dev->shared.data + sizes.list);
     p = wave.next;
-    const bool wide = (double)total.tiles * DOCUMENT_ROWS * E > 2000;
-    parallel_for(&dev->pool, wide, total.blocks, 1, [&](int64_t begin, int64_t end, int) {
-      for (int64_t b = begin; b < end; b++) {
-        const Pair& pair = pair_of(pairs, count, b, &Pair::blocks);
-        pack_block(call, a, pair, Panels<C>(memory, pair, E), (int)(b - pair.blocks) * PANEL);
-      }
-    });
-    parallel_for(&dev->pool, wide, total.key_tiles + total.tiles, 1, [&](int64_t begin, int64_t end, int thread) {
-      C* own = (C*)dev->local[thread].data;
-      for (int64_t unit = begin; unit < end; unit++) {
-        const bool keys = unit < total.key_tiles;
-        const int64_t at = keys ? unit : total.key_tiles + total.tiles - 1 - unit;
-        const Pair& pair = pair_of(pairs, count, at, keys ? &Pair::key_tiles : &Pair::tiles);
-        const Panels<C> panels(memory, pair, E);
-        if (keys) key_tile(call, a, pair, panels, Sight(call, pair.s), (int)(at - pair.key_tiles) * DOCUMENT_ROWS, own);
-        else query_tile(call, a, pair, panels, Sight(call, pair.s), (int)(at - pair.tiles) * DOCUMENT_ROWS, own);
-      }
-    });
   }
   return 0;
 }

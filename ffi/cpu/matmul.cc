@@ -5,6 +5,7 @@
 // cache while panels stream by, and each panel is used for all rows of the block before the next one.
 #include "device.h"
 #include "tile.h"
+#include "transpose.h"
 
 namespace KOALA_NS {
 
@@ -12,6 +13,7 @@ namespace {
 
 constexpr int BLOCK_ROWS = 192;   // rows of x that share one pass over the panels
 constexpr int BLOCK_K = 3072;     // longest k range of one pass: 8 rows of operand stay in the first-level cache
+constexpr int PACK_AHEAD = 512;   // bytes of a row that packing fetches ahead
 constexpr int64_t SMALL = 32768;  // elements of x that each thread rather converts itself than waits for
 
 struct Sizes {
@@ -96,8 +98,64 @@ template <class B> inline size_t packed_index(int n, int k) {
   return (size_t)k * PANEL + n % PANEL;
 }
 
+/** Rows [n, n + rows), elements [k0, k1), one by one. */
+template <class B, class S>
+void pack_elements(B* out, const S* source, int K, int n, int rows, int k0, int k1) {
+  for (int i = 0; i < rows; i++)
+    for (int k = k0; k < k1; k++) {
+      if constexpr (Same<B, S>::value) out[packed_index<B>(n + i, k)] = source[(size_t)i * K + k];
+      else out[packed_index<B>(n + i, k)] = narrow<B>(widen(source[(size_t)i * K + k]));
+    }
+}
+
+/** Lanes of two vectors side by side: the even ones and the odd ones. */
+struct Pairs {
+  uint32_t even[W], odd[W];
+  constexpr Pairs() : even(), odd() {
+    for (int i = 0; i < W; i++) even[i] = 2 * i, odd[i] = 2 * i + 1;
+  }
+};
+
+/** W lanes of 32 bits that go into a panel side by side in k: W elements, or W pairs of bf16. */
+template <class B, class S> inline vu lanes_of(const S* p) {
+  if constexpr (Same<B, float>::value) return (vu)load(p);
+  else if constexpr (Same<S, bf16>::value) return read_bits<vu>(p);
+  else {
+    static constexpr Pairs lanes;
+    const vu a = (vu)load(p), b = (vu)load(p + W);
+    const vu even = __builtin_shuffle(a, b, read_bits<vu>(lanes.even)), odd = __builtin_shuffle(a, b,
+        read_bits<vu>(lanes.odd));
+    return bf16_bits((vf)even) | bf16_bits((vf)odd) << 16;
+  }
+}
+
+/** W rows from n on, elements [0, K): blocks of W x W lanes are transposed in registers. */
+template <class B, class S> void pack_rows(B* out, const S* source, int K, int n) {
+  constexpr int step = W * (Same<B, bf16>::value ? 2 : 1);
+  int k = 0;
+  for (; k + step <= K; k += step) {
+    vu block[W];
+#pragma GCC unroll 16
+    for (int i = 0; i < W; i++) {
+      const S* row = source + (size_t)i * K + k;
+      // The rows are too many streams for the processor's own prefetching.
+      for (int line = 0; line < step * (int)sizeof(S); line += 64)
+        __builtin_prefetch((const char*)row + PACK_AHEAD + line);
+      block[i] = lanes_of<B>(row);
+    }
+    transpose_block(block);
+#pragma GCC unroll 16
+    for (int i = 0; i < W; i++) write_bits((char*)(out + (size_t)k * PANEL) + ((size_t)i * PANEL + n % PANEL) * 4,
+        block[i]);
+  }
+  pack_elements(out, source, K, n, W, k, K);
+}
+
 template <class B, class S>
 void pack(koala_device* dev, B* packed, const S* weight, int K, int row, int R) {
+  // f16 to f32 element by element: vectors would set the quiet bit of a signalling NaN.
+  constexpr bool wide = Same<compute_t<S>, double>::value || Same<B, double>::value
+      || (Same<S, f16>::value && Same<B, float>::value);
   const int padded = padded_k<B>(K), first = row / PANEL, panels = (row + R + PANEL - 1) / PANEL - first;
   parallel_for(&dev->pool, (int64_t)R * K > 20000, panels, 1 + panels / (dev->pool.threads * 8), [&](int64_t begin,
       int64_t end, int) {
@@ -105,16 +163,16 @@ void pack(koala_device* dev, B* packed, const S* weight, int K, int row, int R) 
       B* out = packed + (size_t)panel * padded * PANEL;
       const int from = panel * PANEL < row ? row : (int)panel * PANEL, to = (panel + 1) * PANEL < row + R
           ? (int)(panel + 1) * PANEL : row + R;
-      // In blocks of k, so that the 32 scattered rows of a block stay in the first-level cache.
-      for (int k0 = 0; k0 < K; k0 += 64)
-        for (int n = from; n < to; n++) {
-          const S* source = weight + (size_t)(n - row) * K;
-          const int k1 = k0 + 64 < K ? k0 + 64 : K;
-          for (int k = k0; k < k1; k++) {
-            if constexpr (Same<B, S>::value) out[packed_index<B>(n, k)] = source[k];
-            else out[packed_index<B>(n, k)] = narrow<B>(widen(source[k]));
+      for (int n = from; n < to;) {
+        const S* source = weight + (size_t)(n - row) * K;
+        if constexpr (!wide)
+          if (n + W <= to && n % PANEL <= PANEL - W) {
+            pack_rows(out, source, K, n);
+            n += W;
+            continue;
           }
-        }
+        pack_elements(out, source, K, n++, 1, 0, K);
+      }
     }
   });
 }

@@ -78,7 +78,8 @@ onEachDatabase("fine-tuning", (newDatabase, dialect) => {
     expect(done).toMatchObject({
       status: "succeeded",
       metadata: { team: "a" },
-      hyperparameters: { n_epochs: 2, batch_size: 1, learning_rate_multiplier: 1 },
+      // The smallest models take the largest steps that "auto" knows.
+      hyperparameters: { n_epochs: 2, batch_size: 1, learning_rate_multiplier: 40 },
       error: null,
     });
     expect(done.trained_tokens).toBeGreaterThan(0);

@@ -1,7 +1,12 @@
 /** Attention over documents against the float64 formula: alone and packed, on any threads, with keys hidden. */
 import { afterAll, describe, expect, test } from "bun:test";
 
-import { attentionFormula, DocumentAttention, type DocumentShape } from "./document_attention.ts";
+import {
+  attentionFormula,
+  attentionGradientFormula,
+  DocumentAttention,
+  type DocumentShape,
+} from "./document_attention.ts";
 import { availableIsas, decode, encode, Random, Target } from "./target.ts";
 
 const bits = (values: NodeJS.TypedArray) =>
@@ -9,6 +14,30 @@ const bits = (values: NodeJS.TypedArray) =>
 function largest(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
   return Array.from(expected, (want, i) => Math.abs(actual[i]! - want)).reduce((a, b) => Math.max(a, b), 0);
 }
+
+// Longer than a chunk of keys, with windows inside one chunk and across its border.
+const gradients = (
+  [
+    [0, [0, 45, 640]],
+    [20, [0, 530]],
+    [600, [0, 700]],
+  ] as const
+).map(([window, starts]) => {
+  const o: DocumentShape = { starts: [...starts], H: 2, G: 1, E: 12, window };
+  const T = o.starts.at(-1)!;
+  const [qkv, dy] = [new Random(8).normals(T * 4 * 12), new Random(9).normals(T * 2 * 12)];
+  return {
+    o,
+    qkv,
+    dy,
+    want: attentionGradientFormula(
+      qkv,
+      dy,
+      attentionFormula(qkv, o, () => true),
+      o,
+    ),
+  };
+});
 
 for (const isa of availableIsas()) {
   describe(`attention over documents on ${isa}`, () => {
@@ -35,6 +64,19 @@ for (const isa of availableIsas()) {
             dtype === "f64" ? tolerance : 1e-5,
           );
         });
+
+    for (const { o, qkv, dy, want } of gradients)
+      test(`the gradient of attention of documents ${o.starts} with window ${o.window} is the formula`, () => {
+        const attention = new DocumentAttention(three, o);
+        for (const [dtype, tolerance] of [
+          ["f64", 1e-12],
+          ["f32", 2e-5],
+        ] as const) {
+          const x = encode(qkv, dtype);
+          const gradient = attention.backward(encode(dy, dtype), attention.forward(x, dtype), x, dtype);
+          expect(largest(decode(gradient, dtype), want)).toBeLessThan(tolerance);
+        }
+      });
 
     test("documents in one batch attend and differentiate as they do alone", () => {
       const o = { H: 4, G: 2, E: 12, window: 17 };

@@ -142,3 +142,37 @@ export function attentionFormula(
       }
   return { y, lse };
 }
+
+/** The gradient of sum dy * y by the chain rule: ds = scale * p * (dy.v - dy.y), where every key in the window is seen. */
+export function attentionGradientFormula(
+  qkv: Float64Array,
+  dy: Float64Array,
+  forward: { y: Float64Array; lse: Float64Array },
+  { starts, H, G, E, window = 0 }: DocumentShape,
+): Float64Array {
+  const [width, scale] = [(H + 2 * G) * E, Math.fround(1 / Math.sqrt(E))];
+  const dqkv = new Float64Array(qkv.length);
+  const dot = (a: Float64Array, i: number, b: Float64Array, j: number) => {
+    let sum = 0;
+    for (let e = 0; e < E; e++) sum += a[i + e]! * b[j + e]!;
+    return sum;
+  };
+  for (let s = 0; s + 1 < starts.length; s++)
+    for (let i = starts[s]!; i < starts[s + 1]!; i++)
+      for (let h = 0; h < H; h++) {
+        const g = Math.floor(h / (H / G));
+        const [query, out] = [i * width + h * E, (i * H + h) * E];
+        const delta = dot(dy, out, forward.y, out);
+        for (let j = window > 0 ? Math.max(starts[s]!, i - window + 1) : starts[s]!; j <= i; j++) {
+          const [key, value] = [j * width + (H + g) * E, j * width + (H + G + g) * E];
+          const p = Math.exp(dot(qkv, query, qkv, key) * scale - forward.lse[i * H + h]!);
+          const slope = scale * p * (dot(dy, out, qkv, value) - delta);
+          for (let e = 0; e < E; e++) {
+            dqkv[query + e]! += slope * qkv[key + e]!;
+            dqkv[key + e]! += slope * qkv[query + e]!;
+            dqkv[value + e]! += p * dy[out + e]!;
+          }
+        }
+      }
+  return dqkv;
+}

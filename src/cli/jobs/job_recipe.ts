@@ -4,6 +4,8 @@ import { prepareDataset } from "../../data/prepare.ts";
 import { readRecords } from "../../data/reader.ts";
 import { contentText, type TrainingRecord } from "../../data/record.ts";
 import type { DatasetReport } from "../../data/report.ts";
+import type { LlamaConfig } from "../../model/config.ts";
+import { flatLayout } from "../../model/flat_layout.ts";
 import type { KoalaSettings } from "../../server/schema/fine_tuning.ts";
 import type { JobMethod, ResolvedHyperparameters, StoredJob } from "../../store/jobs.ts";
 import { checkRecipe, type Recipe } from "../../train/recipe.ts";
@@ -45,7 +47,7 @@ export async function planJob(
 ): Promise<JobPlan> {
   const settings = settingsOf(job);
   const { path: model, template } = job.source;
-  const { maxPositions } = await readConfig(model);
+  const config = await readConfig(model);
   const asked = settings.koala_sequence_length ? Number(settings.koala_sequence_length) : null;
   const output = join(of.dataDirectory, runFolder(job.id));
   const data = {
@@ -53,7 +55,7 @@ export async function planJob(
     directory: join(output, "data"),
     format: formatOf(job.method.type, settings),
     method: job.method.type === "dpo" ? ("dpo" as const) : ("sft" as const),
-    sequenceLength: asked ?? Math.min(autoLengthMax, maxPositions),
+    sequenceLength: asked ?? Math.min(autoLengthMax, config.maxPositions),
     preference: settings.koala_markers === "true" ? ("condition" as const) : ("chosen" as const),
     allow: (settings.koala_allow ?? "").split(",").filter((name) => name.trim() !== ""),
     ...(settings.koala_template || template ? { template: settings.koala_template ?? template! } : {}),
@@ -63,7 +65,7 @@ export async function planJob(
   const validation =
     job.validationFile === null ? null : await inputFile(of.dataDirectory, job.id, "validation_file");
   const validated = validation && (await prepareDataset({ ...data, files: [validation] }, onProgress));
-  const resolved = resolve(job, report);
+  const resolved = resolve(job, report, parameterCount(config));
   const sequenceLength = asked ?? roundUp(Math.min(report.longest, data.sequenceLength), 16);
   const recipe = checkRecipe(
     {
@@ -78,7 +80,7 @@ export async function planJob(
       schedule: scheduleOf(settings, resolved),
       ...(settings.koala_precision ? { precision: settings.koala_precision } : {}),
       ...(settings.koala_recompute ? { recompute: settings.koala_recompute } : {}),
-      sequence_length: Math.min(sequenceLength, maxPositions),
+      sequence_length: Math.min(sequenceLength, config.maxPositions),
       ...rowsOf(report, resolved.batch_size, sequenceLength),
       epochs: resolved.n_epochs,
       seed: job.seed,
@@ -114,7 +116,7 @@ async function neededFile(dataDirectory: string, jobId: string, kind: string): P
 }
 
 /** OpenAI decides by the data as well and does not say how; these are Koala's own rules. */
-function resolve(job: StoredJob, report: DatasetReport): ResolvedHyperparameters {
+function resolve(job: StoredJob, report: DatasetReport, parameters: number): ResolvedHyperparameters {
   const { hyperparameters, type } = job.method;
   const decided = (value: number | "auto" | undefined, auto: number): number =>
     typeof value === "number" ? value : auto;
@@ -122,7 +124,7 @@ function resolve(job: StoredJob, report: DatasetReport): ResolvedHyperparameters
   const settings = settingsOf(job);
   const multiplier = settings.koala_learning_rate
     ? Number(settings.koala_learning_rate) / baseRate(settings)
-    : decided(hyperparameters.learning_rate_multiplier, 1);
+    : decided(hyperparameters.learning_rate_multiplier, autoMultiplier(parameters));
   return {
     n_epochs: decided(hyperparameters.n_epochs, 3),
     batch_size: decided(hyperparameters.batch_size, Math.min(256, Math.max(1, Math.ceil(examples / 500)))),
@@ -130,6 +132,14 @@ function resolve(job: StoredJob, report: DatasetReport): ResolvedHyperparameters
     ...(type === "dpo" ? { beta: decided(hyperparameters.beta, 0.1) } : {}),
   };
 }
+
+/** The base rates suit 7 billion parameters; smaller models take larger steps, as the roots of their sizes differ. */
+function autoMultiplier(parameters: number): number {
+  const multiplier = Math.min(Math.max(Math.sqrt(7e9 / parameters), 1), 40);
+  return Number(multiplier.toPrecision(2));
+}
+
+const parameterCount = (config: LlamaConfig): number => flatLayout(config).parameterCount;
 
 const examplesOf = (report: DatasetReport, type: JobMethod["type"]): number =>
   type === "dpo" ? report.documents / 2 : report.documents;
