@@ -14,6 +14,7 @@ import {
   EngineUnavailableError,
   type FromEngine,
   type GenerateRequest,
+  noStats,
   QueueFullError,
 } from "./messages.ts";
 
@@ -255,24 +256,6 @@ const COUNTERS = [
 
 function died(error: string): EngineEvent {
   return { type: "finish", reason: "error", stopTokenId: null, error };
-}
-
-function noStats(): EngineStats {
-  return {
-    running: 0,
-    waiting: 0,
-    pagesTotal: 0,
-    pagesUsed: 0,
-    pagesCached: 0,
-    pageSize: 0,
-    promptTokens: 0,
-    generatedTokens: 0,
-    prefixQueriesTokens: 0,
-    prefixHitTokens: 0,
-    preemptions: 0,
-    steps: 0,
-    stalledMs: 0,
-  };
 }
 
 function readyPromise(): PromiseWithResolvers<EngineInfo> {

@@ -10,6 +10,7 @@ import {
   type EngineStats,
   EngineUnavailableError,
   type GenerateRequest,
+  noStats,
 } from "./messages.ts";
 
 export interface LazyEngineOptions {
@@ -41,7 +42,7 @@ export class LazyEngine implements Engine {
   }
 
   get stats(): EngineStats {
-    return this.#engine?.stats ?? { ...noStats };
+    return this.#engine?.stats ?? noStats();
   }
 
   /** Whether the model is in memory, or on its way there. */
@@ -130,19 +131,3 @@ export class LazyEngine implements Engine {
     return this.#stopping;
   }
 }
-
-const noStats: EngineStats = {
-  running: 0,
-  waiting: 0,
-  pagesTotal: 0,
-  pagesUsed: 0,
-  pagesCached: 0,
-  pageSize: 0,
-  promptTokens: 0,
-  generatedTokens: 0,
-  prefixQueriesTokens: 0,
-  prefixHitTokens: 0,
-  preemptions: 0,
-  steps: 0,
-  stalledMs: 0,
-};

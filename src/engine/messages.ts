@@ -100,6 +100,25 @@ export interface EngineStats {
   stalledMs: number;
 }
 
+/** Of an engine that has done nothing yet. */
+export function noStats(): EngineStats {
+  return {
+    running: 0,
+    waiting: 0,
+    pagesTotal: 0,
+    pagesUsed: 0,
+    pagesCached: 0,
+    pageSize: 0,
+    promptTokens: 0,
+    generatedTokens: 0,
+    prefixQueriesTokens: 0,
+    prefixHitTokens: 0,
+    preemptions: 0,
+    steps: 0,
+    stalledMs: 0,
+  };
+}
+
 /** What the engine says when its model is loaded. */
 export interface EngineInfo {
   vocabularySize: number;
