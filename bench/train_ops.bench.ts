@@ -3,12 +3,12 @@
  *  As in ops.bench.ts the machine's peaks are measured in the same run: trust the percentages more than the figures.
  *  Times are medians. Bytes are those that must be read or written once. */
 import { ptr, type Pointer } from "bun:ffi";
-import { NativeType } from "../src/tensor/native.ts";
+import { dtypeCode } from "../src/tensor/tensor.ts";
 import { check, encode, native, Random, Target } from "../test/ffi/target.ts";
 
 /** A LLaMA of 0.5 billion parameters. */
 const MODEL = { D: 1536, F: 4096, H: 12, G: 12, E: 128, V: 32000 } as const;
-const { f32: F32, bf16: BF16 } = NativeType;
+const { f32: F32, bf16: BF16 } = dtypeCode;
 
 const args = process.argv.slice(2);
 const quick = args.includes("--quick");
@@ -68,7 +68,7 @@ function* products(): Generator<Row> {
     [D, F],
   ] as const)
     for (const compute of ["bf16", "f32"] as const) {
-      const type = NativeType[compute];
+      const type = dtypeCode[compute];
       const each = compute === "bf16" ? 2 : 4;
       if (
         ![`pack transposed`, `dx`, `dw`].some((name) => `${name} N=${N} K=${K} ${compute}`.includes(filter))

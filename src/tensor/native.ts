@@ -8,9 +8,6 @@ import { UsageError } from "../util/errors.ts";
 /** What koala_abi_version() must return. */
 export const ABI_VERSION = 1;
 
-/** Element types, as `koala_dtype`. */
-export const NativeType = { f32: 0, bf16: 1, f64: 2, f16: 3, i32: 4 } as const;
-
 const op = <const Args extends readonly ("ptr" | "i32" | "f32" | "f64" | "cstring")[]>(...args: Args) =>
   ({ args, returns: "i32" }) as const;
 

@@ -1,6 +1,6 @@
 /** Cases of the paged attention: a batch of sequences over shuffled pages whose unused slots hold garbage. */
 import { ptr, type Pointer } from "bun:ffi";
-import { NativeType } from "../../src/tensor/native.ts";
+import { dtypeCode } from "../../src/tensor/tensor.ts";
 import {
   check,
   decode,
@@ -78,7 +78,7 @@ export class AttentionRun {
     const free = shuffled(sequences.length * this.M, random);
     for (const s of sequences) this.pages.push(free.splice(0, Math.ceil(s.length / P)));
     const bytes = target.size((out) =>
-      native.koala_cache_page_bytes(target.device, out, P, G, E, NativeType[ctype]),
+      native.koala_cache_page_bytes(target.device, out, P, G, E, dtypeCode[ctype]),
     );
     this.cacheBytes = bytes * sequences.length * this.M;
     this.cache = { keys: target.allocate(this.cacheBytes), values: target.allocate(this.cacheBytes) };
@@ -126,8 +126,8 @@ export class AttentionRun {
         G,
         E,
         P,
-        NativeType[ctype],
-        NativeType[dtype],
+        dtypeCode[ctype],
+        dtypeCode[dtype],
       ),
     );
   }
@@ -158,8 +158,8 @@ export class AttentionRun {
         E,
         window,
         1 / Math.sqrt(E),
-        NativeType[ctype],
-        NativeType[dtype],
+        dtypeCode[ctype],
+        dtypeCode[dtype],
       ),
     );
   }

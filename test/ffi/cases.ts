@@ -4,7 +4,7 @@
  *  (bench/ops.bench.ts: the same cases at a model's sizes). A formula reads the inputs after they were rounded to their
  *  element types, so that only the op's own arithmetic is judged. */
 import { type Pointer } from "bun:ffi";
-import { NativeType } from "../../src/tensor/native.ts";
+import { dtypeCode } from "../../src/tensor/tensor.ts";
 import { check, decode, encode, native, Random, zeros, type FloatType } from "./target.ts";
 
 import { attentionCase } from "./attention_cases.ts";
@@ -50,8 +50,8 @@ export function matmulCase(o: {
               N,
               K,
               accumulate ? 1 : 0,
-              NativeType[wtype],
-              NativeType[dtype],
+              dtypeCode[wtype],
+              dtypeCode[dtype],
             ),
           ),
         actual: () => decode(y, dtype),
@@ -89,7 +89,7 @@ export function embedCase(o: { T: number; D: number; V: number; ttype: FloatType
       return {
         call: () =>
           check(
-            native.koala_embed(target.device, py, pointer, pt, T, D, V, NativeType[ttype], NativeType[dtype]),
+            native.koala_embed(target.device, py, pointer, pt, T, D, V, dtypeCode[ttype], dtypeCode[dtype]),
           ),
         y,
         formula: () => fill(T, D, (t, d) => decode(table, ttype)[tokens[t]! * D + d]!),
@@ -113,7 +113,7 @@ export function rmsNormCase(o: { T: number; D: number; dtype: FloatType }): Case
       ];
       const [py, px, pw] = [target.at(y), target.at(x), target.at(weight)];
       return {
-        call: () => check(native.koala_rms_norm(target.device, py, px, pw, T, D, eps, NativeType[dtype])),
+        call: () => check(native.koala_rms_norm(target.device, py, px, pw, T, D, eps, dtypeCode[dtype])),
         y,
         formula: () => normalised(decode(x, dtype), () => decode(weight, dtype), T, D, Math.fround(eps)),
       };
@@ -142,7 +142,7 @@ export function qkNormCase({ T, H, G, E, dtype }: Heads): Case {
       const [py, pq, pk] = [target.at(y), target.at(q), target.at(k)];
       return {
         call: () =>
-          check(native.koala_qk_norm(target.device, py, pq, pk, T, H, G, E, 1e-6, NativeType[dtype])),
+          check(native.koala_qk_norm(target.device, py, pq, pk, T, H, G, E, 1e-6, dtypeCode[dtype])),
         y,
         formula() {
           const x = decode(before, dtype);
@@ -176,7 +176,7 @@ export function ropeCase({ T, H, G, E, dtype }: Heads): Case {
       const y = before.slice();
       const [py, pt, pp] = [target.at(y), target.at(table), target.at(positions)];
       return {
-        call: () => check(native.koala_rope(target.device, py, pt, pp, T, H, G, E, NativeType[dtype])),
+        call: () => check(native.koala_rope(target.device, py, pt, pp, T, H, G, E, dtypeCode[dtype])),
         y,
         formula() {
           const x = decode(before, dtype);
@@ -202,7 +202,7 @@ export function siluMulCase({ T, F, dtype }: { T: number; F: number; dtype: Floa
       const [x, y] = [encode(random.normals(2 * T * F, 4), dtype), zeros(T * F, dtype)];
       const [py, px] = [target.at(y), target.at(x)];
       return {
-        call: () => check(native.koala_silu_mul(target.device, py, px, T, F, NativeType[dtype])),
+        call: () => check(native.koala_silu_mul(target.device, py, px, T, F, dtypeCode[dtype])),
         y,
         formula() {
           const v = decode(x, dtype);
@@ -237,7 +237,7 @@ export function gatherRowsCase({
       const rows = Int32Array.from({ length: R }, () => random.below(T));
       const [py, px, pr] = [target.at(y), target.at(x), target.at(rows)];
       return {
-        call: () => check(native.koala_gather_rows(target.device, py, px, pr, R, D, NativeType[dtype])),
+        call: () => check(native.koala_gather_rows(target.device, py, px, pr, R, D, dtypeCode[dtype])),
         y,
         formula: () => fill(R, D, (r, d) => decode(x, dtype)[rows[r]! * D + d]!),
       };
@@ -257,7 +257,7 @@ export function sumRowsCase({ starts, D, dtype }: { starts: number[]; D: number;
       const y = before.slice();
       const [py, px, ps] = [target.at(y), target.at(x), target.i32(starts)];
       return {
-        call: () => check(native.koala_sum_rows(target.device, py, px, ps, S, D, NativeType[dtype])),
+        call: () => check(native.koala_sum_rows(target.device, py, px, ps, S, D, dtypeCode[dtype])),
         y,
         formula() {
           const v = decode(x, dtype);

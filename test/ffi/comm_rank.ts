@@ -1,6 +1,6 @@
 /** One rank of comm.test.ts, in a process of its own: `bun comm_rank.ts NAME RANK WORLD SCENARIO`. Prints what it got as JSON. */
 import { ptr, type Pointer } from "bun:ffi";
-import { NativeType } from "../../src/tensor/native.ts";
+import { dtypeCode } from "../../src/tensor/tensor.ts";
 import { cstring, native, Random } from "./target.ts";
 
 /** Bytes of a staging slot: the smallest, so that a few ten thousand numbers need several pieces. */
@@ -39,16 +39,16 @@ function collect(comm: Pointer, rank: number, world: number): Record<string, str
     ] as const) {
       const mine = Numbers.from(contribution(rank, n * world));
       const sum = mine.slice();
-      call(native.koala_comm_all_reduce(comm, ptr(sum), sum.length, NativeType[type], LONG));
+      call(native.koala_comm_all_reduce(comm, ptr(sum), sum.length, dtypeCode[type], LONG));
       results[`all_reduce ${type} ${n}`] = base64(sum);
       const part = new Numbers(n);
       call(
-        native.koala_comm_reduce_scatter(comm, ptr(part), ptr(mine), mine.length, 0, NativeType[type], LONG),
+        native.koala_comm_reduce_scatter(comm, ptr(part), ptr(mine), mine.length, 0, dtypeCode[type], LONG),
       );
       results[`reduce_scatter ${type} ${n}`] = base64(part);
       const added = Numbers.from(contribution(100 + rank, n));
       call(
-        native.koala_comm_reduce_scatter(comm, ptr(added), ptr(mine), mine.length, 1, NativeType[type], LONG),
+        native.koala_comm_reduce_scatter(comm, ptr(added), ptr(mine), mine.length, 1, dtypeCode[type], LONG),
       );
       results[`reduce_scatter added ${type} ${n}`] = base64(added);
       const all = new Numbers(n * world);
@@ -66,7 +66,7 @@ function collect(comm: Pointer, rank: number, world: number): Record<string, str
 /** Waits for the others where one of them never comes; rank 1 is that one. */
 async function misbehave(comm: Pointer, rank: number, scenario: string): Promise<void> {
   const x = new Float32Array(50_000).fill(rank);
-  call(native.koala_comm_all_reduce(comm, ptr(x), x.length, NativeType.f32, LONG));
+  call(native.koala_comm_all_reduce(comm, ptr(x), x.length, dtypeCode.f32, LONG));
   if (rank === 1) {
     await Bun.sleep(300);
     if (scenario === "death") process.kill(process.pid, "SIGKILL");
@@ -76,11 +76,11 @@ async function misbehave(comm: Pointer, rank: number, scenario: string): Promise
       return;
     }
     if (scenario === "mismatch")
-      call(native.koala_comm_all_reduce(comm, ptr(x), x.length - 1, NativeType.f32, LONG));
+      call(native.koala_comm_all_reduce(comm, ptr(x), x.length - 1, dtypeCode.f32, LONG));
     if (scenario === "silence") await Bun.sleep(700);
   }
   call(
-    native.koala_comm_all_reduce(comm, ptr(x), x.length, NativeType.f32, scenario === "silence" ? 0.5 : LONG),
+    native.koala_comm_all_reduce(comm, ptr(x), x.length, dtypeCode.f32, scenario === "silence" ? 0.5 : LONG),
   );
 }
 

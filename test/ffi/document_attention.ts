@@ -1,6 +1,6 @@
 /** Attention over documents: the native calls, the float64 formula, and what forgetful masking hides. */
 import type { Pointer } from "bun:ffi";
-import { NativeType } from "../../src/tensor/native.ts";
+import { dtypeCode } from "../../src/tensor/tensor.ts";
 import {
   check,
   decode,
@@ -13,7 +13,7 @@ import {
 } from "./target.ts";
 
 const sumType = (dtype: FloatType): FloatType => (dtype === "f64" ? "f64" : "f32");
-const code = (type: FloatType) => NativeType[type];
+const code = (type: FloatType) => dtypeCode[type];
 
 export interface DocumentShape {
   starts: number[];

@@ -4,14 +4,14 @@ import { ptr, type Pointer } from "bun:ffi";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { NativeType } from "../../src/tensor/native.ts";
+import { dtypeCode } from "../../src/tensor/tensor.ts";
 import { availableIsas, check, cstring, ISAS, native, Target } from "./target.ts";
 
 const target = Target.open({ threads: 1 });
 const dev = target.device;
 afterAll(() => target.close());
 
-const [F32, BF16, F64, F16] = [NativeType.f32, NativeType.bf16, NativeType.f64, NativeType.f16];
+const [F32, BF16, F64, F16] = [dtypeCode.f32, dtypeCode.bf16, dtypeCode.f64, dtypeCode.f16];
 const x = target.at(new Float32Array(4096));
 const i = (...values: number[]) => target.i32(values);
 const none = null as unknown as Pointer;

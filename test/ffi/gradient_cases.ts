@@ -3,7 +3,7 @@
  *  Nothing here knows a derivative: gradients.test.ts differentiates the formula by central differences. Inputs are
  *  numbers that bf16 holds, so the same case serves f64, f32 and bf16. The loss is the sum of dy times the output. */
 import { ptr, type Pointer } from "bun:ffi";
-import { NativeType } from "../../src/tensor/native.ts";
+import { dtypeCode } from "../../src/tensor/tensor.ts";
 import { fill, logSoftmax, normalise, product } from "./formulas.ts";
 import { attentionFormula, DocumentAttention, type DocumentShape } from "./document_attention.ts";
 import {
@@ -35,7 +35,7 @@ const rounded = (values: Float64Array) => decode(encode(values, "bf16"), "bf16")
 const numbers = (random: Random, n: number, scale = 1) => rounded(random.normals(n, scale));
 /** Parameter gradients, row sums: f32, f64 beside f64. */
 const sumType = (dtype: FloatType): FloatType => (dtype === "f64" ? "f64" : "f32");
-const code = (type: FloatType) => NativeType[type];
+const code = (type: FloatType) => dtypeCode[type];
 
 /** A gradient that the op adds to: starts from numbers that are taken away again. */
 class Added {
@@ -89,7 +89,7 @@ export function matmulGradientCase({
         target.at(encode(x, dtype)),
       ];
       check(
-        native.koala_matmul_pack_transposed(target.device, packed, pw, N, K, code(compute), NativeType.f32),
+        native.koala_matmul_pack_transposed(target.device, packed, pw, N, K, code(compute), dtypeCode.f32),
       );
       const dx = zeros(T * K, dtype);
       check(

@@ -2,7 +2,7 @@
  *  threads, or on what the memory held before. */
 import { afterAll, describe, expect, test } from "bun:test";
 import { ptr } from "bun:ffi";
-import { NativeType } from "../../src/tensor/native.ts";
+import { dtypeCode } from "../../src/tensor/tensor.ts";
 import { AttentionRun, type AttentionShape } from "./attention_cases.ts";
 import {
   availableIsas,
@@ -128,7 +128,7 @@ for (const isa of availableIsas()) {
         const ops: Record<string, (rows: Elements, from: number, n: number) => Elements> = {
           rms_norm(rows, _, n) {
             const y = zeros(n * D, "f32");
-            check(native.koala_rms_norm(device, ptr(y), ptr(rows), ptr(weight), n, D, 1e-5, NativeType.f32));
+            check(native.koala_rms_norm(device, ptr(y), ptr(rows), ptr(weight), n, D, 1e-5, dtypeCode.f32));
             return y;
           },
           qk_norm(rows, _, n) {
@@ -143,7 +143,7 @@ for (const isa of availableIsas()) {
                 G,
                 E,
                 1e-5,
-                NativeType.f32,
+                dtypeCode.f32,
               ),
             );
             return rows;
@@ -159,14 +159,14 @@ for (const isa of availableIsas()) {
                 H,
                 G,
                 E,
-                NativeType.f32,
+                dtypeCode.f32,
               ),
             );
             return rows;
           },
           silu_mul(rows, _, n) {
             const y = zeros((n * D) / 2, "f32");
-            check(native.koala_silu_mul(device, ptr(y), ptr(rows), n, D / 2, NativeType.f32));
+            check(native.koala_silu_mul(device, ptr(y), ptr(rows), n, D / 2, dtypeCode.f32));
             return y;
           },
         };
@@ -213,8 +213,8 @@ function multiply(
       N,
       K,
       0,
-      NativeType[wtype],
-      NativeType[dtype],
+      dtypeCode[wtype],
+      dtypeCode[dtype],
     ),
   );
   packed.release();

@@ -3,7 +3,8 @@ import { describe, expect, test } from "bun:test";
 import { readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { buildNative } from "../../ffi/build.ts";
-import { ABI_VERSION, declarations, loadNative, NativeType } from "../../src/tensor/native.ts";
+import { ABI_VERSION, declarations, loadNative } from "../../src/tensor/native.ts";
+import { dtypeCode } from "../../src/tensor/tensor.ts";
 import { library, native } from "./target.ts";
 
 const header = readFileSync(new URL("../../ffi/include/koala.h", import.meta.url), "utf8");
@@ -48,7 +49,7 @@ test("the element types are those of the header", () => {
     name!.toLowerCase(),
     Number(value),
   ]);
-  expect(Object.fromEntries(names)).toEqual(NativeType);
+  expect(Object.fromEntries(names)).toEqual(dtypeCode);
 });
 
 describe.skipIf(!Bun.which("nm"))("the library (needs nm)", () => {

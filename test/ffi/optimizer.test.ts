@@ -1,7 +1,7 @@
 /** AdamW against the float64 formula; masters split and joined without loss; moments rounded without bias. */
 import { afterAll, describe, expect, test } from "bun:test";
 import { ptr } from "bun:ffi";
-import { NativeType } from "../../src/tensor/native.ts";
+import { dtypeCode } from "../../src/tensor/tensor.ts";
 import {
   availableIsas,
   check,
@@ -14,7 +14,7 @@ import {
   type Elements,
   type FloatType,
 } from "./target.ts";
-const code = (type: FloatType) => NativeType[type];
+const code = (type: FloatType) => dtypeCode[type];
 const bits = (values: NodeJS.TypedArray) =>
   Buffer.from(values.buffer, values.byteOffset, values.byteLength).toString("base64");
 const HYPER = { lr: 1e-2, b1: 0.9, b2: 0.95, eps: 1e-8, decay: 0.1, scale: 0.5 };

@@ -1,7 +1,7 @@
 /** Packed matrices hold exactly the elements that tile.h says, at any size and packed in any pieces. */
 import { afterAll, describe, expect, test } from "bun:test";
 import { ptr } from "bun:ffi";
-import { NativeType } from "../../src/tensor/native.ts";
+import { dtypeCode } from "../../src/tensor/tensor.ts";
 import {
   availableIsas,
   check,
@@ -76,8 +76,8 @@ for (const isa of availableIsas())
                   K,
                   from,
                   to - from,
-                  NativeType[wtype],
-                  NativeType[stype],
+                  dtypeCode[wtype],
+                  dtypeCode[stype],
                 ),
               );
             expect(Buffer.from(packed).equals(Buffer.from(want.buffer))).toBe(true);

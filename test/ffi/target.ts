@@ -3,7 +3,8 @@
  *  Only tests may hand typed arrays to native code: they are kept alive here until the target is closed. */
 import { dlopen, ptr, type Pointer } from "bun:ffi";
 import { buildNative } from "../../ffi/build.ts";
-import { loadNative, NativeType, type Native } from "../../src/tensor/native.ts";
+import { loadNative, type Native } from "../../src/tensor/native.ts";
+import { dtypeCode } from "../../src/tensor/tensor.ts";
 
 export type FloatType = "f32" | "bf16" | "f64" | "f16";
 export type Elements = Float32Array | Uint16Array | Float64Array;
@@ -73,7 +74,7 @@ export class Target {
     copies = 1,
   ): { copies: Pointer[]; release(): void } {
     const bytes = this.size((out) =>
-      native.koala_matmul_pack_bytes(this.device, out, N, K, NativeType[wtype]),
+      native.koala_matmul_pack_bytes(this.device, out, N, K, dtypeCode[wtype]),
     );
     const list = Array.from({ length: copies }, () => this.allocate(bytes));
     for (const packed of list)
@@ -86,8 +87,8 @@ export class Target {
           K,
           0,
           N,
-          NativeType[wtype],
-          NativeType[stype],
+          dtypeCode[wtype],
+          dtypeCode[stype],
         ),
       );
     return {

@@ -1,7 +1,7 @@
 /** Loss, dropout, conversions and sums against float64 formulas, and equal bits on any number of threads. */
 import { afterAll, describe, expect, test } from "bun:test";
 import { ptr } from "bun:ffi";
-import { NativeType } from "../../src/tensor/native.ts";
+import { dtypeCode } from "../../src/tensor/tensor.ts";
 import { logSoftmax } from "./formulas.ts";
 import {
   availableIsas,
@@ -15,7 +15,7 @@ import {
   type Elements,
   type FloatType,
 } from "./target.ts";
-const code = (type: FloatType) => NativeType[type];
+const code = (type: FloatType) => dtypeCode[type];
 const bits = (values: NodeJS.TypedArray) =>
   Buffer.from(values.buffer, values.byteOffset, values.byteLength).toString("base64");
 function largest(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
@@ -228,7 +228,7 @@ test("sums of squares have the same bits on every instruction set", () => {
   const sums = availableIsas().map((isa) => {
     const target = Target.open({ isa, threads: 2 });
     const out = new Float64Array(1);
-    check(native.koala_sum_squares(target.device, ptr(out), ptr(x), x.length, NativeType.f32));
+    check(native.koala_sum_squares(target.device, ptr(out), ptr(x), x.length, dtypeCode.f32));
     target.close();
     return out[0];
   });
@@ -241,7 +241,7 @@ describe("wrong arguments give a sentence and -1:", () => {
   const x = target.at(new Float32Array(64));
   const i = (...values: number[]) => target.i32(values);
   const dev = target.device;
-  const adam = (step: number, precision: number, low: typeof x | null, dtype: number = NativeType.f32) =>
+  const adam = (step: number, precision: number, low: typeof x | null, dtype: number = dtypeCode.f32) =>
     native.koala_adamw(
       dev,
       x,
@@ -270,22 +270,22 @@ describe("wrong arguments give a sentence and -1:", () => {
       0,
       0,
       1,
-      NativeType.f32,
+      dtypeCode.f32,
     );
   const wrong: Record<string, [() => number, RegExp]> = {
     "step 0": [() => adam(0, 0, null), /the step is 0; steps count from 1\./],
     "precision 1 without low halves": [() => adam(1, 1, null), /low is a null pointer/],
     "precision 1 in f64": [
-      () => adam(1, 1, x, NativeType.f64),
+      () => adam(1, 1, x, dtypeCode.f64),
       /dtype is 2 \(f64\); precision 1 takes f32 gradients\./,
     ],
     "precision 2": [() => adam(1, 2, x), /precision is 2/],
     "a target outside the vocabulary": [
-      () => native.koala_cross_entropy(dev, x, x, x, i(5), 1, 5, NativeType.f32),
+      () => native.koala_cross_entropy(dev, x, x, x, i(5), 1, 5, dtypeCode.f32),
       /target 5 of row 0 is outside the vocabulary of 5\./,
     ],
     "a target of -2": [
-      () => native.koala_cross_entropy_backward(dev, x, x, x, i(-2), 1, 5, NativeType.f32),
+      () => native.koala_cross_entropy_backward(dev, x, x, x, i(-2), 1, 5, dtypeCode.f32),
       /target -2 of row 0/,
     ],
     "descending documents": [() => attend([3, 1], null), /document 0 runs from 3 to 1\./],
@@ -298,23 +298,23 @@ describe("wrong arguments give a sentence and -1:", () => {
       /3 query heads cannot share 2 key\/value heads evenly\./,
     ],
     "dropping everything": [
-      () => native.koala_dropout(dev, x, x, 0, 4, 0, 1, NativeType.f32),
+      () => native.koala_dropout(dev, x, x, 0, 4, 0, 1, dtypeCode.f32),
       /the probability is 1 and must be from 0 to below 1\./,
     ],
     "half an element": [
-      () => native.koala_axpby(dev, x, x, 0.5, 1, 1, NativeType.f32),
+      () => native.koala_axpby(dev, x, x, 0.5, 1, 1, dtypeCode.f32),
       /n is 0\.5 and must be a count\./,
     ],
     "a cast to f16": [
-      () => native.koala_cast(dev, x, x, 4, NativeType.f16, NativeType.f32),
+      () => native.koala_cast(dev, x, x, 4, dtypeCode.f16, dtypeCode.f32),
       /to_type is 3 \(f16\)/,
     ],
     "products in f64 of f32": [
-      () => native.koala_matmul_weight_gradient(dev, x, x, x, 1, 4, 4, NativeType.f64, NativeType.f32),
+      () => native.koala_matmul_weight_gradient(dev, x, x, x, 1, 4, 4, dtypeCode.f64, dtypeCode.f32),
       /products in f64 need f64 activations, and these are f32\./,
     ],
     "an order outside the rows": [
-      () => native.koala_embed_backward(dev, x, x, i(0), i(1), 1, 4, 4, NativeType.f32),
+      () => native.koala_embed_backward(dev, x, x, i(0), i(1), 1, 4, 4, dtypeCode.f32),
       /order\[0\] is 1, outside the 1 rows\./,
     ],
   };
