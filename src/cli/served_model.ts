@@ -2,9 +2,9 @@
  *  `serve` puts that API on a port; `chat` and `generate` call it inside the process. */
 import { basename, join, resolve } from "node:path";
 import { startEngine } from "../engine/engine.ts";
-import { readConfig } from "../engine/load_runner.ts";
 import type { Engine } from "../engine/messages.ts";
 import type { GenerationDefaults, ServedModel } from "../server/context.ts";
+import { readConfig } from "../model/config.ts";
 import { servingTemplate } from "../text/model_record.ts";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
 import { UsageError } from "../util/errors.ts";

@@ -1,8 +1,7 @@
 /** From a model directory to a runner: reads config and weights, plans memory, and says in one sentence why something does not fit. */
-import { join } from "node:path";
 import { totalmem } from "node:os";
 import { openCheckpoint } from "../model/checkpoint.ts";
-import { type LlamaConfig, parseConfig } from "../model/config.ts";
+import { type LlamaConfig, readConfig } from "../model/config.ts";
 import { Llama } from "../model/llama.ts";
 import { type ComputeType, loadWeights } from "../model/weights.ts";
 import { Device } from "../tensor/device.ts";
@@ -39,20 +38,6 @@ export type LoadProgress = (stage: string, done: number, total: number) => void;
 
 const pageSize = 32;
 const GiB = 2 ** 30;
-
-export async function readConfig(directory: string): Promise<LlamaConfig> {
-  const path = join(directory, "config.json");
-  const file = Bun.file(path);
-  if (!(await file.exists()))
-    throw new UsageError(`${directory} has no config.json, so it is not a Hugging Face model directory.`);
-  let json: unknown;
-  try {
-    json = JSON.parse(await file.text());
-  } catch (error) {
-    throw new UsageError(`${path} is not JSON: ${(error as Error).message}.`);
-  }
-  return parseConfig(json, path);
-}
 
 export async function loadRunner(
   options: RunnerOptions,

@@ -1,4 +1,5 @@
 /** What a decoder of the LLaMA family is, read from a Hugging Face config.json. Every field that changes the result is read or refused. */
+import { join } from "node:path";
 import { UsageError } from "../util/errors.ts";
 
 /** How positions become angles. `type` names follow transformers' modeling_rope_utils. */
@@ -63,6 +64,25 @@ const families: Record<string, LlamaConfig["family"]> = {
   Qwen2ForCausalLM: "qwen2",
   Qwen3ForCausalLM: "qwen3",
 };
+
+/** The config of a model directory. Throws UsageError where it is missing, damaged or of an unsupported model. */
+export async function readConfig(directory: string): Promise<LlamaConfig> {
+  return parseConfig(await readConfigObject(directory), join(directory, "config.json"));
+}
+
+/** config.json as it stands. */
+export async function readConfigObject(directory: string): Promise<Record<string, unknown>> {
+  const path = join(directory, "config.json");
+  const file = Bun.file(path);
+  if (!(await file.exists()))
+    throw new UsageError(`${directory} has no config.json, so it is not a Hugging Face model directory.`);
+  const config: unknown = await file.json().catch((error: Error) => {
+    throw new UsageError(`${path} is not JSON: ${error.message}.`);
+  });
+  if (typeof config !== "object" || config === null || Array.isArray(config))
+    throw new UsageError(`${path} is not a JSON object.`);
+  return config as Record<string, unknown>;
+}
 
 /** Throws UsageError naming the field, its value and what is supported. `path` is for the message. */
 export function parseConfig(json: unknown, path: string): LlamaConfig {

@@ -4,6 +4,7 @@ import { copyFile, mkdir, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { bfloat16ToFloat32, float16ToFloat32, float32ToBfloat16 } from "../tensor/convert.ts";
 import { UsageError } from "../util/errors.ts";
+import { readConfigObject } from "./config.ts";
 import { type Checkpoint, type CheckpointTensor, openCheckpoint } from "./checkpoint.ts";
 import { tensorBytes, type TensorToWrite, writeSafetensors } from "./safetensors.ts";
 
@@ -27,6 +28,7 @@ export async function convertCheckpoint(
   options: ConvertOptions,
 ): Promise<number> {
   const checkpoint = await openCheckpoint(source);
+  // Before anything is written: a copy of weights without their config would be of no use.
   const config = await readConfigObject(source);
   await mkdir(target, { recursive: true });
   if ((await readdir(target)).length > 0) throw new UsageError(`${target} is not empty; name a new folder.`);
@@ -119,18 +121,4 @@ export async function copyCompanions(source: string, target: string): Promise<vo
     if (companions.test(name) && name !== "config.json")
       await copyFile(join(source, name), join(target, name));
   }
-}
-
-/** Read before anything is written: a copy of weights without their config would be of no use. */
-async function readConfigObject(source: string): Promise<Record<string, unknown>> {
-  const path = join(source, "config.json");
-  const file = Bun.file(path);
-  if (!(await file.exists()))
-    throw new UsageError(`${source} has no config.json, so it is not a Hugging Face model directory.`);
-  const config: unknown = await file.json().catch((error: Error) => {
-    throw new UsageError(`${path} is not JSON: ${error.message}.`);
-  });
-  if (typeof config !== "object" || config === null || Array.isArray(config))
-    throw new UsageError(`${path} is not a JSON object.`);
-  return config as Record<string, unknown>;
 }

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { prepareDataset } from "../data/prepare.ts";
 import { type Dataset, openDataset } from "../data/shard.ts";
 import { openCheckpoint } from "../model/checkpoint.ts";
-import { type LlamaConfig, parseConfig } from "../model/config.ts";
+import { readConfig } from "../model/config.ts";
 import { type Communicator, SoloCommunicator } from "../tensor/communicator.ts";
 import { Device, type DevicePeaks } from "../tensor/device.ts";
 import { libraryPath } from "../tensor/library.ts";
@@ -132,8 +132,6 @@ async function exportEpoch(
   if (!epochModel) return;
   const directory = epochModel.directory(step);
   await exportGathered(trainer, options, dataset, directory);
-  // Exporting an adapter merges it into the base; training goes on from the base as it was.
-  if (trainer.memory.adapters) await fillBase(trainer, options);
   if (isFirstRank(options)) await epochModel.made(step);
 }
 
@@ -188,26 +186,15 @@ export async function openTrainer(
   return trainer;
 }
 
-export async function readConfig(model: string): Promise<LlamaConfig> {
-  const path = join(model, "config.json");
-  const file = Bun.file(path);
-  if (!(await file.exists()))
-    throw new UsageError(`${model} has no config.json, so it is not a Hugging Face model directory.`);
-  return parseConfig(await file.json(), path);
-}
-
-async function fillWeights(trainer: Trainer, options: RunOptions): Promise<void> {
-  await fillBase(trainer, options);
-  const { ops, memory } = trainer;
-  if (memory.adapters) initializeAdapters(ops, memory.adapters, options.recipe.seed);
-}
-
-async function fillBase(
+async function fillWeights(
   { ops, config, memory }: Trainer,
   { recipe, model, onProgress }: RunOptions,
 ): Promise<void> {
-  if (recipe.model.init === "random") return initializeParameters(ops, memory.base, recipe.seed);
-  loadParameters(ops, memory.base, await openCheckpoint(model), config, (done, total) =>
-    onProgress?.("loading", done, total),
-  );
+  const { base, adapters } = memory;
+  if (recipe.model.init === "random") initializeParameters(ops, base, recipe.seed);
+  else
+    loadParameters(ops, base, await openCheckpoint(model), config, (done, total) =>
+      onProgress?.("loading", done, total),
+    );
+  if (adapters) initializeAdapters(ops, adapters, recipe.seed);
 }

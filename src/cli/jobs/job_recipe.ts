@@ -4,12 +4,12 @@ import { prepareDataset } from "../../data/prepare.ts";
 import { readRecords } from "../../data/reader.ts";
 import { contentText, type TrainingRecord } from "../../data/record.ts";
 import type { DatasetReport } from "../../data/report.ts";
-import type { LlamaConfig } from "../../model/config.ts";
+import { type LlamaConfig, readConfig } from "../../model/config.ts";
 import { flatLayout } from "../../model/flat_layout.ts";
 import type { KoalaSettings } from "../../server/schema/fine_tuning.ts";
 import type { JobMethod, ResolvedHyperparameters, StoredJob } from "../../store/jobs.ts";
 import { checkRecipe, type Recipe } from "../../train/recipe.ts";
-import { readConfig, type StageProgress } from "../../train/run.ts";
+import type { StageProgress } from "../../train/run.ts";
 import { UsageError } from "../../util/errors.ts";
 import { inputFile, runFolder } from "./folders.ts";
 
