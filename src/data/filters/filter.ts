@@ -1,0 +1,19 @@
+/** What a filter is: a named rule that keeps, changes, splits or drops dialogues, one pass over the stream.
+ *  Always: a filter is deterministic in its options, its seed and the order of its input; everything it drops is reported. */
+import type { Dialogue } from "../dialogue.ts";
+
+/** What became of one dialogue. */
+export type Outcome =
+  | {
+      kept: Dialogue[];
+      /** What was changed, in equal words for equal changes; none: untouched. */ changes: string[];
+    }
+  | { dropped: { reason: string; detail: string | null } };
+
+export interface Filter {
+  readonly name: string;
+  /** Looks at one dialogue. Filters that must have seen all of them first (dedup that keeps the longest) prepare before. */
+  apply(dialogue: Dialogue): Outcome;
+  /** Called with every dialogue in order before the first `apply`, where the filter declares it. */
+  prepare?(dialogues: AsyncIterable<Dialogue>): Promise<void>;
+}
