@@ -11,7 +11,7 @@ const mayImport: Record<string, string[]> = {
   server: ["engine", "text", "store", "eval", "util"],
   train: ["model", "tensor", "data", "util"],
   engine: ["model", "tensor", "util"],
-  release: ["model", "util"],
+  release: ["model", "tensor", "util"],
   eval: ["text", "data", "util"],
   data: ["text", "util"],
   model: ["tensor", "util"],

@@ -133,6 +133,11 @@ async function listDirectory(directory: string): Promise<string[]> {
 /** What else people have in a model folder, and the way from there. */
 const otherWeights: { pattern: RegExp; advice: string }[] = [
   {
+    pattern: /^diff\.(json|bin)$/,
+    advice:
+      "It is a weight diff, not a model: koala diff apply --base ... --diff ... --out ... gives the model.",
+  },
+  {
     pattern: /^adapter_model\.safetensors$/,
     advice: "It is an adapter: name the folder of its base model, or merge the two.",
   },
