@@ -1,5 +1,6 @@
 /** `koala diff`: what fine-tuning changed, as a release that gives back the exact weights. */
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
+import { applyArithmeticDelta, deltaKinds, type DeltaKind } from "../release/arithmetic.ts";
 import { applyDiff, verifyDiff } from "../release/diff_apply.ts";
 import { makeDiff } from "../release/diff_make.ts";
 import { bytesText, Progress } from "../util/progress.ts";
@@ -24,7 +25,13 @@ export function register(program: Command): void {
       "give back the tuned model from its base and the diff; a wrong base is refused before anything is written",
     )
     .requiredOption("--base <name>", "folder or hub name of the base model")
-    .requiredOption("--diff <folder>", "folder of the diff")
+    .requiredOption("--diff <folder>", "folder of the diff; of easylm, the streamed file")
+    .addOption(
+      new Option(
+        "--arithmetic <program>",
+        "the diff is one of 2023, which is not exact: FastChat's, Alpaca's or EasyLM's",
+      ).choices(deltaKinds),
+    )
     .requiredOption("--out <folder>", "new folder for the tuned model")
     .action(apply);
   diff
@@ -59,7 +66,13 @@ async function make(flags: {
   );
 }
 
-async function apply(flags: { base: string; diff: string; out: string }): Promise<void> {
+async function apply(flags: {
+  base: string;
+  diff: string;
+  out: string;
+  arithmetic?: DeltaKind;
+}): Promise<void> {
+  if (flags.arithmetic) return applyArithmetic({ ...flags, kind: flags.arithmetic });
   const progress = new Progress("bytes");
   const bytes = await applyDiff({
     base: await resolveModel(flags.base),
@@ -68,6 +81,25 @@ async function apply(flags: { base: string; diff: string; out: string }): Promis
     onProgress: (stage, done, total) => progress.update(stage, done, total),
   });
   console.log(`${flags.out}: ${bytesText(bytes)} of weights, every hash right.`);
+}
+
+async function applyArithmetic(of: {
+  kind: DeltaKind;
+  base: string;
+  diff: string;
+  out: string;
+}): Promise<void> {
+  const progress = new Progress("items");
+  const bytes = await applyArithmeticDelta({
+    kind: of.kind,
+    base: await resolveModel(of.base),
+    delta: of.diff,
+    out: of.out,
+    onProgress: (done, total) => progress.update("adding tensors", done, total),
+  });
+  console.log(
+    `${of.out}: ${bytesText(bytes)} of weights. Arithmetic deltas carry no hashes, so nothing could be checked.`,
+  );
 }
 
 async function verify(flags: { base: string; diff: string }): Promise<void> {
