@@ -1,21 +1,27 @@
 /** Cuts a stream of bytes into records: lines, elements of one JSON array, or documents of a text file.
- *  Always: no more than one record is held, and none may be longer than `recordBytesMax`. */
+ *  Always: no more than one record is held; one that is longer than the limit is skipped and comes out as a fault. */
 
 /** The bytes of one record and the line on which it begins (from 1). */
 export interface RawRecord {
   line: number;
+  /** Of a record with a fault, its beginning. */
   bytes: Uint8Array;
+  fault?: string;
+  /** Key of the array it lies in, where the file is an object of arrays. */
+  section?: string;
 }
 
 export interface Splitter {
   push(chunk: Uint8Array): RawRecord[];
-  /** What is left at the end of the file. */
+  /** What is left at the end of the file; throws a SplitFault where the file is broken off or its frame is wrong. */
   finish(): RawRecord[];
+  /** Where the record begins that is not complete yet. */
+  readonly openLine: number;
 }
 
 export const recordBytesMax = 64 * 2 ** 20;
 
-/** A record outgrew the limit, or the file's frame is broken. */
+/** The file's frame is broken. */
 export class SplitFault extends Error {
   constructor(
     readonly line: number,
@@ -29,55 +35,72 @@ export class SplitFault extends Error {
 class Pending {
   private parts: Uint8Array[] = [];
   private length = 0;
+  private tooLong = false;
+
+  constructor(private readonly bytesMax: number) {}
 
   /** Chunks may be reused by their stream, so what stays is copied. */
-  keep(bytes: Uint8Array, line: number): void {
-    if (bytes.length === 0) return;
+  keep(bytes: Uint8Array): void {
+    if (bytes.length === 0 || this.tooLong) return;
     this.length += bytes.length;
-    if (this.length > recordBytesMax)
-      throw new SplitFault(line, `the record is longer than ${recordBytesMax} bytes`);
-    this.parts.push(bytes.slice());
+    this.tooLong = this.length > this.bytesMax;
+    this.parts.push(bytes.slice(0, this.tooLong ? excerptBytes : bytes.length));
+    if (this.tooLong) this.parts = [Buffer.concat(this.parts).subarray(0, excerptBytes)];
   }
 
-  take(last: Uint8Array): Uint8Array {
-    const all = this.parts.length === 0 ? last.slice() : Buffer.concat([...this.parts, last]);
-    this.parts = [];
-    this.length = 0;
-    return all;
+  take(line: number, last: Uint8Array): RawRecord {
+    if (this.parts.length > 0 || last.length > this.bytesMax) this.keep(last);
+    else this.parts.push(last.slice());
+    const bytes = this.parts.length === 1 ? this.parts[0]! : Buffer.concat(this.parts);
+    const fault = `the record is longer than ${this.bytesMax} bytes`;
+    const record: RawRecord = this.tooLong ? { line, bytes: Uint8Array.from(bytes), fault } : { line, bytes };
+    [this.parts, this.length, this.tooLong] = [[], 0, false];
+    return record;
   }
 }
+
+const excerptBytes = 1000;
 
 const newline = 10;
 
 /** JSONL. Blank lines are counted and skipped. */
 export class LineSplitter implements Splitter {
   private line = 1;
-  private readonly pending = new Pending();
+  private readonly pending: Pending;
+
+  constructor(bytesMax = recordBytesMax) {
+    this.pending = new Pending(bytesMax);
+  }
+
+  get openLine(): number {
+    return this.line;
+  }
 
   push(chunk: Uint8Array): RawRecord[] {
     const records: RawRecord[] = [];
     let from = 0;
     for (let at = chunk.indexOf(newline); at >= 0; at = chunk.indexOf(newline, from)) {
-      this.add(this.pending.take(chunk.subarray(from, at)), records);
+      this.add(this.pending.take(this.line, chunk.subarray(from, at)), records);
       this.line++;
       from = at + 1;
     }
-    this.pending.keep(chunk.subarray(from), this.line);
+    this.pending.keep(chunk.subarray(from));
     return records;
   }
 
   finish(): RawRecord[] {
     const records: RawRecord[] = [];
-    this.add(this.pending.take(new Uint8Array(0)), records);
+    this.add(this.pending.take(this.line, new Uint8Array(0)), records);
     return records;
   }
 
-  private add(bytes: Uint8Array, records: RawRecord[]): void {
-    if (!isBlank(bytes)) records.push({ line: this.line, bytes });
+  private add(record: RawRecord, records: RawRecord[]): void {
+    if (!isBlank(record.bytes)) records.push(record);
   }
 }
 
-/** One JSON array of objects: only strings, brackets and commas matter here, JSON.parse checks the rest. */
+/** One JSON array of objects, or one object of such arrays (`sections`, as in `{"train": [...], "eval": [...]}`): only strings,
+ *  brackets and commas matter here, JSON.parse checks the rest. */
 export class ArraySplitter implements Splitter {
   private line = 1;
   private startLine = 1;
@@ -86,53 +109,79 @@ export class ArraySplitter implements Splitter {
   private escaped = false;
   private inElement = false;
   private closed = false;
-  private readonly pending = new Pending();
+  private section = "";
+  private broken: SplitFault | null = null;
+  private readonly pending: Pending;
+  /** Brackets around an element. */
+  private readonly outerDepth: number;
+
+  constructor({ sections = false, bytesMax = recordBytesMax } = {}) {
+    this.pending = new Pending(bytesMax);
+    this.outerDepth = sections ? 2 : 1;
+  }
+
+  get openLine(): number {
+    return this.inElement ? this.startLine : this.line;
+  }
 
   push(chunk: Uint8Array): RawRecord[] {
     const records: RawRecord[] = [];
     let from = 0;
-    for (let at = 0; at < chunk.length; at++) {
+    for (let at = 0; at < chunk.length && !this.broken; at++) {
       const byte = chunk[at]!;
       if (byte === newline) this.line++;
       if (this.inString) this.insideString(byte);
       else if (this.ends(byte)) {
-        if (this.inElement)
-          records.push({ line: this.startLine, bytes: this.pending.take(chunk.subarray(from, at)) });
+        if (this.inElement) records.push(this.element(chunk.subarray(from, at)));
         this.inElement = false;
       } else if (this.outside(byte)) from = at;
     }
-    if (this.inElement) this.pending.keep(chunk.subarray(from), this.startLine);
+    if (this.inElement) this.pending.keep(chunk.subarray(from));
     return records;
   }
 
   finish(): RawRecord[] {
+    if (this.broken) throw this.broken;
     if (this.closed) return [];
-    throw new SplitFault(this.line, "the file ends inside its JSON array: it is truncated");
+    throw new SplitFault(this.openLine, "the file ends inside its JSON array: it is truncated");
+  }
+
+  private element(last: Uint8Array): RawRecord {
+    const record = this.pending.take(this.startLine, last);
+    return this.outerDepth === 2 ? { ...record, section: this.section } : record;
   }
 
   private insideString(byte: number): void {
     if (this.escaped) this.escaped = false;
     else if (byte === 0x5c) this.escaped = true;
     else if (byte === 0x22) this.inString = false;
+    else if (this.depth < this.outerDepth && this.section.length < 100)
+      this.section += String.fromCharCode(byte);
   }
 
-  /** True at the comma or bracket that ends an element of the outer array. */
+  /** True at the comma or bracket that ends an element. */
   private ends(byte: number): boolean {
-    if (byte === 0x2c) return this.depth === 1;
+    if (byte === 0x2c) return this.depth === this.outerDepth;
     if (byte !== 0x5d && byte !== 0x7d) return false;
+    if (this.closed) return false;
     this.depth--;
     if (this.depth === 0) this.closed = true;
-    return this.depth === 0;
+    return this.depth < this.outerDepth;
   }
 
   /** True where an element begins. */
   private outside(byte: number): boolean {
     const blank = byte <= 0x20;
-    if (this.closed && !blank) throw new SplitFault(this.line, "something follows the end of the JSON array");
-    const begins = this.depth === 1 && !this.inElement && !blank;
+    if (this.closed && !blank) {
+      this.broken = new SplitFault(this.line, "something follows the end of the JSON array");
+      return false;
+    }
+    const begins = this.depth === this.outerDepth && !this.inElement && !blank;
     if (begins) [this.inElement, this.startLine] = [true, this.line];
-    if (byte === 0x22) this.inString = true;
-    else if (byte === 0x5b || byte === 0x7b) this.depth++;
+    if (byte === 0x22) {
+      this.inString = true;
+      if (this.depth < this.outerDepth) this.section = "";
+    } else if (byte === 0x5b || byte === 0x7b) this.depth++;
     return begins;
   }
 }
@@ -141,11 +190,19 @@ const separator = "<|endoftext|>";
 
 /** Plain text: documents between lines that hold `<|endoftext|>` alone; a document of more than a MiB is cut at a line. */
 export class TextSplitter implements Splitter {
-  private readonly lines = new LineSplitter();
+  private readonly lines: LineSplitter;
   private parts: Uint8Array[] = [];
   private length = 0;
   private startLine = 1;
   private nextLine = 1;
+
+  constructor(bytesMax = recordBytesMax) {
+    this.lines = new LineSplitter(bytesMax);
+  }
+
+  get openLine(): number {
+    return this.startLine;
+  }
 
   push(chunk: Uint8Array): RawRecord[] {
     return this.lines.push(chunk).flatMap((line) => this.add(line));
@@ -155,7 +212,9 @@ export class TextSplitter implements Splitter {
     return [...this.lines.finish().flatMap((line) => this.add(line)), ...this.take()];
   }
 
-  private add({ line, bytes }: RawRecord): RawRecord[] {
+  private add(record: RawRecord): RawRecord[] {
+    const { line, bytes } = record;
+    if (record.fault) return [...this.take(), record];
     const blankLines = line - this.nextLine;
     this.nextLine = line + 1;
     if (bytes.length < 20 && Buffer.from(bytes).toString().trim() === separator) return this.take();

@@ -1,4 +1,5 @@
-/** ShareGPT as FastChat stores it: `{"conversations": [{"from": "human"|"gpt"|"system", "value"}]}`. */
+/** ShareGPT as FastChat stores it: `{"conversations": [{"from": "human"|"gpt"|"system", "value"}]}`;
+ *  some dumps call these role and content. */
 import { isObject, type Json } from "../../text/tokenizer_file.ts";
 import { chatRecord, RecordFault, type TrainingMessage } from "../record.ts";
 import type { Format } from "./format.ts";
@@ -37,9 +38,11 @@ export function readTurns(value: Json | undefined, where: string): TrainingMessa
 }
 
 export function readTurn(turn: Json | undefined, where: string): TrainingMessage {
-  if (!isObject(turn) || typeof turn.from !== "string" || typeof turn.value !== "string")
+  const from = isObject(turn) ? (turn.from ?? turn.role) : null;
+  const content = isObject(turn) ? (turn.value ?? turn.content) : null;
+  if (typeof from !== "string" || typeof content !== "string")
     throw new RecordFault(`${where} has a turn without from and value`);
-  if (!Object.hasOwn(roles, turn.from))
+  if (!Object.hasOwn(roles, from))
     throw new RecordFault(`${where} has a turn from neither human, gpt nor system`);
-  return { role: roles[turn.from]!, content: turn.value };
+  return { role: roles[from]!, content };
 }
