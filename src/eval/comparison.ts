@@ -1,13 +1,7 @@
 /** A blind comparison: one prompt, two answers whose systems are hidden, and the verdicts on them.
  *  Always: `left` and `right` are places on a page, `a` and `b` are systems; verdicts are stored by system. */
 
-/** A question of an evaluation set. */
-export interface Question {
-  /** `<set>/<id>`. */
-  id: string;
-  set: string;
-  text: string;
-}
+export type { Question } from "../data/question_sets.ts";
 
 /** What one system answered. */
 export interface Answer {

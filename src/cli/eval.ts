@@ -1,0 +1,12 @@
+/** `koala eval`: measures models and studies. One file a subcommand, in src/cli/eval/. */
+import type { Command } from "commander";
+import { registerPower } from "./eval/power.ts";
+import { registerReport } from "./eval/report.ts";
+import { registerSimulate } from "./eval/simulate.ts";
+
+export function register(program: Command): void {
+  const verb = program.command("eval").description("measure models, and analyse blind comparisons");
+  registerReport(verb);
+  registerPower(verb);
+  registerSimulate(verb);
+}
