@@ -15,12 +15,21 @@ export interface PairExample {
   rejected: Segment[];
 }
 
-export type Example = DocumentExample | PairExample;
+/** KTO: an answer with a label. `prompt` has no loss. */
+export interface LabelledExample {
+  prompt: Segment[];
+  answer: Segment[];
+  good: boolean;
+}
 
-export const isPair = (example: Example): example is PairExample => "prompt" in example;
+export type Example = DocumentExample | PairExample | LabelledExample;
+
+export const isPair = (example: Example): example is PairExample => "chosen" in example;
+export const isLabelled = (example: Example): example is LabelledExample => "answer" in example;
 
 /** The documents of an example, as they lie in a dataset: one, or chosen and rejected with the prompt in front of each. */
 export function documentsOf(example: Example): Segment[][] {
+  if (isLabelled(example)) return [[...example.prompt, ...example.answer]];
   if (!isPair(example)) return [example.segments];
   return [
     [...example.prompt, ...example.chosen],

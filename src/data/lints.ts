@@ -37,7 +37,9 @@ export function recordLints(record: TrainingRecord, tokenizer: Tokenizer): Lint[
   if (typed.some(holdsSpecial)) found.push("special-in-user");
   if (answers.some((text) => text.trim() === "")) found.push("empty-answer");
   const conversations =
-    record.kind === "chat"
+    record.kind === "labelled"
+      ? [[...record.messages, ...record.answer]]
+      : record.kind === "chat"
       ? [record.messages]
       : record.kind === "preference"
         ? [
@@ -88,6 +90,11 @@ function textsOf(record: TrainingRecord): { typed: string[]; answers: string[] }
   switch (record.kind) {
     case "chat":
       return messageTexts(record.messages);
+    case "labelled":
+      return {
+        typed: messageTexts([...record.messages, ...record.answer]).typed,
+        answers: messageTexts(record.answer).answers,
+      };
     case "preference": {
       const { typed } = messageTexts(record.messages);
       const sides = messageTexts([...record.chosen, ...record.rejected]);
@@ -116,7 +123,7 @@ function messageTexts(messages: readonly TrainingMessage[]): { typed: string[]; 
 }
 
 /** System messages first, then a question, then answers and questions in turn; tool results stand behind calls. */
-function rolesAlternate(messages: readonly TrainingMessage[]): boolean {
+export function rolesAlternate(messages: readonly TrainingMessage[]): boolean {
   let before = "system";
   for (const { role: given, tool_calls: calls } of messages) {
     const role = given === "developer" ? "system" : given === "function" ? "tool" : given;

@@ -8,10 +8,11 @@ import { loadTemplate, namedTemplate, type ChatTemplate } from "../text/template
 import type { JsonObject } from "../text/tokenizer_file.ts";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
 import { UsageError } from "../util/errors.ts";
-import { documentsOf } from "./example.ts";
+import { documentsOf, isLabelled, type Example } from "./example.ts";
 import { hashFile, hashJson, hashTemplate, hashTokenizer } from "../text/fingerprint.ts";
 import type { FormatOptions } from "./formats/format.ts";
 import { documentLints, lintNames, recordLints } from "./lints.ts";
+import { Mismatcher, type LabelledPair } from "./mismatch.ts";
 import { readRecords, type ReadRecord } from "./reader.ts";
 import { RecordFault } from "./record.ts";
 import { refusalText, ReportBuilder, type DatasetReport } from "./report.ts";
@@ -66,9 +67,14 @@ export async function prepareDataset(
     const report = await scan(options, source, {
       onProgress,
       onDocument: (segments) => writer.add(segments),
+      onLabelled: ({ answer, mismatched, good }) => {
+        writer.addLabel(good);
+        writer.add(answer);
+        writer.add(mismatched);
+      },
     });
     if (report.refused) throw new UsageError(refusalText(report));
-    const pairs = source.tokenizing.options.method === "dpo";
+    const pairs = source.tokenizing.options.method !== "sft";
     await writer.finish({ hash, pairs, inputs, report: report as unknown as JsonObject });
     return { directory, report, written: true };
   } catch (error) {
@@ -152,26 +158,31 @@ async function inputsOf(
 interface Sink {
   onProgress: DataProgress;
   onDocument?: (segments: Segment[]) => void;
+  /** Instead of it, for answers with labels. */
+  onLabelled?: (pair: LabelledPair) => void;
 }
 
 async function scan(options: DataOptions, source: DataSource, sink: Sink): Promise<DatasetReport> {
   const report = new ReportBuilder(new Set(options.allow), options.trainedShareMin ?? 0.005);
   const total = await sizeOf(options.files);
   const seen = new Set<number>();
+  const mismatcher = new Mismatcher(source.tokenizing.options.sequenceLength);
   let before = 0;
   for (const path of options.files) {
     const onBytes = (bytes: number): void => sink.onProgress("tokenising", before + bytes, total);
     for await (const read of readRecords(path, { ...options, onBytes })) {
-      for (const segments of checkedDocuments(read, source, report)) {
+      for (const [segments, example] of checkedDocuments(read, source, report)) {
         const place = `${read.file} line ${read.line}`;
         const key = hashOf(segments);
         if (seen.has(key)) report.finding("duplicate", place);
         seen.add(key);
-        sink.onDocument?.(segments);
+        if (isLabelled(example)) mismatcher.add(example).forEach((pair) => sink.onLabelled?.(pair));
+        else sink.onDocument?.(segments);
       }
     }
     before += (await stat(path)).size;
   }
+  mismatcher.finish().forEach((pair) => sink.onLabelled?.(pair));
   return report.finish();
 }
 
@@ -179,8 +190,12 @@ async function scan(options: DataOptions, source: DataSource, sink: Sink): Promi
 const hashOf = (segments: readonly Segment[]): number =>
   Number(BigInt.asUintN(53, BigInt(Bun.hash(Int32Array.from(segments.flatMap(({ ids }) => ids))))));
 
-/** The documents of one record; verdict, lints and figures go to the report. */
-function checkedDocuments(read: ReadRecord, source: DataSource, report: ReportBuilder): Segment[][] {
+/** The documents of one record, each with its example; verdict, lints and figures go to the report. */
+function checkedDocuments(
+  read: ReadRecord,
+  source: DataSource,
+  report: ReportBuilder,
+): [Segment[], Example][] {
   const place = `${read.file} line ${read.line}`;
   if (read.verdict === "dropped") {
     report.verdict("dropped", place, read.reason);
@@ -198,8 +213,10 @@ function checkedDocuments(read: ReadRecord, source: DataSource, report: ReportBu
   report.verdict(read.verdict, place, read.verdict === "repaired" ? read.reason : "");
   for (const lint of recordLints(read.record, tokenizer)) report.finding(lint, place);
   for (const note of tokenized.notes) report.finding(lintOfNote[note], place);
-  const documents = tokenized.examples.flatMap(documentsOf);
-  for (const segments of documents) {
+  const documents = tokenized.examples.flatMap((example) =>
+    documentsOf(example).map((segments): [Segment[], Example] => [segments, example]),
+  );
+  for (const [segments] of documents) {
     for (const lint of documentLints(segments, tokenizer, template)) report.finding(lint, place);
     const count = (trained: boolean): number =>
       segments.reduce((sum, { ids, loss }) => sum + (!trained || loss > 0 ? ids.length : 0), 0);

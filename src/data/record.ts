@@ -13,6 +13,8 @@ export interface ChatRecord {
   kind: "chat";
   messages: TrainingMessage[];
   tools: Tool[];
+  /** "negative": its answers stand behind the negative marker of the Koala format. */
+  marker?: "positive" | "negative";
 }
 
 /** Both sides go on after `messages`. */
@@ -21,6 +23,15 @@ export interface PreferenceRecord {
   messages: TrainingMessage[];
   chosen: TrainingMessage[];
   rejected: TrainingMessage[];
+  tools: Tool[];
+}
+
+/** An answer that somebody found good or bad: KTO. */
+export interface LabelledRecord {
+  kind: "labelled";
+  messages: TrainingMessage[];
+  answer: TrainingMessage[];
+  good: boolean;
   tools: Tool[];
 }
 
@@ -40,7 +51,7 @@ export type FieldPart =
   | { kind: "token"; token: "bos" | "eos" | number; loss: number }
   | { kind: "ids"; ids: number[]; loss: number };
 
-export type TrainingRecord = ChatRecord | PreferenceRecord | TextRecord | FieldsRecord;
+export type TrainingRecord = ChatRecord | PreferenceRecord | LabelledRecord | TextRecord | FieldsRecord;
 
 /** A record and what had to be mended to get it; no repairs means the verdict "ok". */
 export interface Parsed {
@@ -89,6 +100,22 @@ export function preferenceRecord(
       throw new RecordFault(`the ${name} side does not end with an answer`);
   }
   return { record: { kind: "preference", messages, chosen, rejected, tools }, repairs: [] };
+}
+
+/** `answer` is what the label is about; without it, the conversation's last answer. */
+export function labelledRecord(
+  messages: TrainingMessage[],
+  answer: TrainingMessage[] | null,
+  good: boolean,
+  tools: Tool[] = [],
+): Parsed {
+  const last = answer ?? messages.slice(-1);
+  if (last.at(-1)?.role !== "assistant")
+    throw new RecordFault("the labelled conversation does not end with an answer");
+  const before = answer ? messages : messages.slice(0, -1);
+  if (!before.some(({ role }) => role === "user"))
+    throw new RecordFault("the labelled answer has no question");
+  return { record: { kind: "labelled", messages: before, answer: last, good, tools }, repairs: [] };
 }
 
 /** OpenAI's messages, checked; `where` names them in reasons. */

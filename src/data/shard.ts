@@ -2,6 +2,7 @@
  *    tokens.bin     ids, uint32
  *    weights.bin    one byte a token: place of its loss weight in dataset.json's `weights`
  *    documents.bin  length of each document, uint32
+ *    labels.bin     KTO only: one byte for each pair of documents
  *    dataset.json   the rest: counts, hashes of the files and of what they were made from, report
  *  Always: complete or not there (written under another name, synced, renamed); never changed afterwards. */
 import {
@@ -26,8 +27,11 @@ export interface Dataset {
   readonly lengths: Uint32Array;
   /** Of everything that the tokens depend on. */
   readonly hash: string;
-  /** Documents 2i and 2i + 1 are chosen and rejected. */
+  /** Documents 2i and 2i + 1 stay together: chosen and rejected, or with labels an answer and the answer of another record to
+   *  the same question. */
   readonly pairs: boolean;
+  /** KTO: of each pair, 1 where document 2i is a good answer, else 0. */
+  readonly labels: Uint8Array | null;
   readonly trainedTokens: number;
   readonly info: DatasetInfo;
   /** weights[i] is the loss weight of predicting ids[i]; position 0 is never predicted. */
@@ -44,7 +48,7 @@ export interface DatasetInfo {
   trainedTokens: number;
   /** Loss weights that occur, in the order of their codes. */
   weights: number[];
-  /** SHA-256 of the three binary files. */
+  /** SHA-256 of the binary files. */
   files: { [name: string]: string };
   /** What the data was made from: names and hashes of files, hashes of tokenizer and template, options. */
   inputs: JsonObject;
@@ -63,16 +67,21 @@ export function openDataset(directory: string): Dataset {
     "weights.bin": info.tokens,
     "documents.bin": 4 * info.documents,
   };
-  for (const name of binaryFiles) {
+  const labelled = info.files["labels.bin"] !== undefined;
+  for (const [name, size] of Object.entries({
+    ...expected,
+    ...(labelled ? { "labels.bin": info.documents / 2 } : {}),
+  })) {
     const path = join(directory, name);
     const bytes = existsSync(path) ? statSync(path).size : -1;
-    if (bytes !== expected[name])
+    if (bytes !== size)
       throw new UsageError(
-        `${path} ${bytes < 0 ? "is missing" : `has ${bytes} bytes, expected ${expected[name]}`}. Delete the folder and prepare the data again.`,
+        `${path} ${bytes < 0 ? "is missing" : `has ${bytes} bytes, expected ${size}`}. Delete the folder and prepare the data again.`,
       );
   }
   lengths.set(new Uint32Array(Uint8Array.from(readFileSync(join(directory, "documents.bin"))).buffer));
-  return new StoredDataset(directory, info, lengths);
+  const labels = labelled ? Uint8Array.from(readFileSync(join(directory, "labels.bin"))) : null;
+  return new StoredDataset(directory, info, lengths, labels);
 }
 
 /** The description alone; null where there is no complete data set. */
@@ -84,7 +93,7 @@ export function datasetInfo(directory: string): DatasetInfo | null {
 export async function verifyDataset(directory: string): Promise<void> {
   openDataset(directory).close();
   const { files } = readInfo(directory);
-  for (const name of binaryFiles)
+  for (const name of Object.keys(files))
     if ((await hashFile(join(directory, name))) !== files[name])
       throw new UsageError(
         `${join(directory, name)} is not what was written: its hash differs. Delete the folder and prepare the data again.`,
@@ -121,6 +130,7 @@ class StoredDataset implements Dataset {
     private readonly directory: string,
     readonly info: DatasetInfo,
     readonly lengths: Uint32Array,
+    readonly labels: Uint8Array | null,
   ) {
     ({
       documents: this.documents,
@@ -182,6 +192,13 @@ export class DatasetWriter {
     await mkdir(writer.temporary, { recursive: true });
     for (const name of binaryFiles) writer.out.set(name, new HashedFile(join(writer.temporary, name)));
     return writer;
+  }
+
+  /** KTO: whether the answer of the next pair of documents is good; all pairs have a label, or none. */
+  addLabel(good: boolean): void {
+    const file = this.out.get("labels.bin") ?? new HashedFile(join(this.temporary, "labels.bin"));
+    this.out.set("labels.bin", file);
+    file.write(Uint8Array.of(good ? 1 : 0));
   }
 
   add(segments: readonly Segment[]): void {

@@ -7,19 +7,21 @@ import type { Segment } from "../text/segments.ts";
 import type { ChatTemplate } from "../text/template.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import type { Tool } from "../text/tool_formats.ts";
-import { documentsOf, isPair, tokenCount, type Example } from "./example.ts";
+import { documentsOf, isLabelled, isPair, tokenCount, type Example, type PairExample } from "./example.ts";
 import { jinjaSegments } from "./jinja_spans.ts";
 import {
   RecordFault,
+  type ChatRecord,
   type FieldsRecord,
+  type LabelledRecord,
   type PreferenceRecord,
   type TrainingMessage,
   type TrainingRecord,
 } from "./record.ts";
 
 export interface TokenizeOptions {
-  /** "sft" makes documents, "dpo" pairs. */
-  method: "sft" | "dpo";
+  /** "sft" makes documents, "dpo" pairs, "kto" answers with labels. */
+  method: "sft" | "dpo" | "kto";
   sequenceLength: number;
   /** Longer documents: refused (and dropped where that is allowed), dropped, or cut behind the last answer that fits. */
   truncation: "refuse" | "drop" | "cut";
@@ -86,13 +88,14 @@ export class RecordTokenizer {
     const { method } = this.options;
     if (method === "dpo" && record.kind !== "preference")
       throw new RecordFault("the method dpo needs pairs of answers");
+    if (method === "kto") return this.labelled(record, notes);
     switch (record.kind) {
       case "chat":
-        return [
-          { segments: this.chat(record.messages, record.tools, { trainFrom: 0, negative: false }, notes) },
-        ];
+        return [{ segments: this.marked(record, notes) }];
       case "preference":
         return method === "dpo" ? [this.pair(record, notes)] : this.conditioned(record, notes);
+      case "labelled":
+        return this.conditionedOnLabel(record, notes);
       case "text":
         return [{ segments: this.text(record.text) }];
       case "fields":
@@ -110,14 +113,55 @@ export class RecordTokenizer {
       segments: this.chat([...messages, ...suffix], tools, { trainFrom, negative }, notes),
     });
     if (this.options.preference === "chosen") return [side(chosen, false)];
-    if (this.templateOrRefuse().source !== null)
-      throw new UsageError(
-        `Preference conditioning needs a format with markers, and the chat template ${this.template!.name} has none. Use --template koala, --preference chosen, or the method dpo.`,
-      );
+    this.refuseWithoutMarkers("Preference conditioning");
     return [side(chosen, false), side(rejected, true)];
   }
 
-  private pair({ messages, chosen, rejected, tools }: PreferenceRecord, notes: Note[]): Example {
+  /** A conversation whose record says which marker its answers stand behind. */
+  private marked({ messages, tools, marker }: ChatRecord, notes: Note[]): Segment[] {
+    const negative = marker === "negative";
+    if (negative && this.options.preference === "chosen")
+      throw new RecordFault("answers marked negative are left out where only chosen ones are trained on");
+    if (negative) this.refuseWithoutMarkers("A record with the negative marker");
+    return this.chat(messages, tools, { trainFrom: 0, negative }, notes);
+  }
+
+  private refuseWithoutMarkers(what: string): void {
+    if (this.templateOrRefuse().source === null) return;
+    throw new UsageError(
+      `${what} needs a format with markers, and the chat template ${this.template!.name} has none. Use --template koala, --preference chosen, or the method dpo.`,
+    );
+  }
+
+  /** Under sft a bad answer is the rejected side of a pair without a chosen one. */
+  private conditionedOnLabel({ messages, answer, good, tools }: LabelledRecord, notes: Note[]): Example[] {
+    if (!good && this.options.preference === "chosen")
+      throw new RecordFault("the answer is labelled bad, and preference is chosen");
+    const sides = { kind: "preference", messages, chosen: answer, rejected: answer, tools } as const;
+    const all = this.conditioned(sides, notes);
+    return good ? all.slice(0, 1) : all.slice(1);
+  }
+
+  /** A pair has a good and a bad answer. */
+  private labelled(record: TrainingRecord, notes: Note[]): Example[] {
+    if (record.kind === "preference") {
+      const { prompt, chosen, rejected } = this.pair(record, notes);
+      return [
+        { prompt, answer: chosen, good: true },
+        { prompt, answer: rejected, good: false },
+      ];
+    }
+    if (record.kind !== "labelled")
+      throw new RecordFault("the method kto needs answers with a label, or pairs of answers");
+    const { messages, answer, tools, good } = record;
+    const trained = { trainFrom: messages.length, negative: false };
+    const segments = this.chat([...messages, ...answer], tools, trained, notes);
+    const begin = segments.findIndex((segment) => segment.loss > 0);
+    if (begin < 0) throw new RecordFault("the labelled answer has no token to train on");
+    return [{ prompt: segments.slice(0, begin), answer: segments.slice(begin), good }];
+  }
+
+  private pair({ messages, chosen, rejected, tools }: PreferenceRecord, notes: Note[]): PairExample {
     const trained = { trainFrom: messages.length, negative: false };
     const good = this.chat([...messages, ...chosen], tools, trained, notes);
     const bad = this.chat([...messages, ...rejected], tools, trained, notes);
@@ -215,7 +259,8 @@ export class RecordTokenizer {
     const { sequenceLength, truncation } = this.options;
     const length = documentsOf(example).reduce((sum, segments) => sum + tokenCount(segments), 0);
     if (length <= sequenceLength) return [example];
-    const cut = truncation === "cut" && !isPair(example) ? cutSegments(example.segments, sequenceLength) : [];
+    const whole = isPair(example) || isLabelled(example);
+    const cut = truncation === "cut" && !whole ? cutSegments(example.segments, sequenceLength) : [];
     notes.push(cut.length > 0 ? "cut" : truncation === "refuse" ? "too long" : "dropped as too long");
     return cut.map((segments) => ({ segments }));
   }
@@ -223,7 +268,7 @@ export class RecordTokenizer {
 
 /** Nothing predicts the first token of a document (that of plain text, or of fields that begin with an answer). */
 function withFirstMasked(example: Example): Example {
-  if (isPair(example)) return example;
+  if (isPair(example) || isLabelled(example)) return example;
   const [first, ...rest] = example.segments.filter((segment) => segment.ids.length > 0);
   if (!first || first.loss === 0) return example;
   const [head, ...others] = first.ids;

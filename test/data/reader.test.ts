@@ -67,7 +67,9 @@ test("gzip and zstd files give the same records; a truncated one is refused", as
   expect(texts(await read("a.jsonl.gz", gzip))).toEqual(plain);
   const zstd = Uint8Array.from(Bun.zstdCompressSync(Buffer.from(content)));
   expect(texts(await read("a.jsonl.zst", zstd))).toEqual(plain);
-  await expect(read("cut.jsonl.gz", gzip.subarray(0, 5000))).rejects.toThrow("cut.jsonl.gz cannot be read");
+  await expect(read("cut.jsonl.gz", gzip.subarray(0, 5000))).rejects.toThrow(
+    /cut\.jsonl\.gz line \d+: the compressed data is truncated/,
+  );
 });
 
 test("a JSON array is read element by element, with the lines on which elements begin", async () => {

@@ -3,7 +3,9 @@ import { UsageError } from "../../util/errors.ts";
 import type { JsonObject } from "../../text/tokenizer_file.ts";
 import type { Parsed } from "../record.ts";
 import { alpacaFormat } from "./alpaca.ts";
+import { dialogueFormat } from "./dialogue.ts";
 import { fieldsFormat } from "./fields.ts";
+import { labelledFormat } from "./labelled.ts";
 import { messagesFormat } from "./messages.ts";
 import { openaiDpoFormat } from "./openai_dpo.ts";
 import { preferenceFormat } from "./preference.ts";
@@ -31,9 +33,11 @@ export interface Format {
 
 /** In the order in which they are tried: a record with more specific keys first. */
 export const formats: readonly Format[] = [
+  dialogueFormat,
   fieldsFormat,
   openaiDpoFormat,
   preferenceFormat,
+  labelledFormat,
   messagesFormat,
   sharegptFormat,
   alpacaFormat,

@@ -51,7 +51,7 @@ function readSide(value: Json | undefined, name: string): TrainingMessage[] {
   return readMessages(value, name);
 }
 
-function promptMessages(prompt: string): TrainingMessage[] {
+export function promptMessages(prompt: string): TrainingMessage[] {
   if (!turnStart.test(prompt)) return [{ role: "user", content: prompt }];
   const turns = transcript(prompt, "prompt");
   const last = turns.at(-1)!;
