@@ -84,6 +84,13 @@ export function koalaText(
   return `${bos === "first" ? (options.bosText ?? "") : ""}${opening}${parts.join("")}`;
 }
 
+/** The format as a Jinja template, for programs that know no other: one string, whose tokens are those of the segments where
+ *  `prependsSpace` says truly whether the tokenizer puts a dummy space in front of a text. System messages are left out. */
+export const koalaJinja = (prependsSpace: boolean): string =>
+  `{{ bos_token }}${opening}{% for message in messages %}{% if message['role'] == 'user' %}USER: {{ message['content'] }} ` +
+  `{% elif message['role'] == 'assistant' %}${markers.positive}${prependsSpace ? " " : ""}{{ message['content'] }}{{ eos_token }}` +
+  `{% endif %}{% endfor %}{% if add_generation_prompt %}${markers.positive}{% endif %}`;
+
 function endOf(tokenizer: Tokenizer): number {
   const id = tokenizer.specialTokens.eos === null ? undefined : tokenizer.eosIds[0];
   if (id === undefined)
