@@ -1,5 +1,6 @@
 /** `koala serve`: one model behind the OpenAI API and a chat page, until SIGTERM or Ctrl-C. */
 import type { Command } from "commander";
+import { defaultRunnerOptions } from "../engine/load_runner.ts";
 import type { ServedModel } from "../server/context.ts";
 import { createServer } from "../server/app.ts";
 import { apiKey } from "../server/auth.ts";
@@ -9,9 +10,10 @@ import { loadPages } from "../server/web/pages.ts";
 import { UsageError } from "../util/errors.ts";
 import { bytesText } from "../util/progress.ts";
 import { version } from "../util/version.ts";
+import { openAdapters } from "./adapter_models.ts";
 import { openBuiltinModels } from "./builtin.ts";
 import { addDatabaseFlag } from "./database_option.ts";
-import { addModelFlags, integer, number } from "./model_options.ts";
+import { addModelFlags, integer, number, size } from "./model_options.ts";
 import { openServedModel, type ServedModelFlags } from "./served_model.ts";
 
 interface ServeFlags extends ServedModelFlags {
@@ -24,10 +26,14 @@ interface ServeFlags extends ServedModelFlags {
   dataDir?: string;
   trainingThreads: number;
   trainingJobs: number;
+  trainingRanks: number;
+  maxStorage?: number;
   allowedHost: string[];
   corsOrigin: string[];
+  lora: string[];
   lenient: boolean;
   shutdownTimeout: number;
+  arena: boolean;
 }
 
 const howToName = `No model was named, so this serves the built-in demonstration. Name a folder in Hugging Face layout or a hub name:
@@ -65,7 +71,24 @@ export function register(program: Command): void {
       [],
     )
     .option("--chat-template <name>", "koala, chatml or a Jinja file instead of the model's own template")
+    .option(
+      "--lora <name=path>",
+      "serve a LoRA adapter (PEFT folder) of this model under a name of its own; may be given several times",
+      collect,
+      [],
+    )
+    .option(
+      "--max-loras <n>",
+      "adapters that are in memory together; one that nobody uses makes room for another",
+      integer(1, 1024),
+      defaultRunnerOptions.maxAdapters,
+    )
     .option("--max-queue <n>", "requests that may wait; more are answered 429", integer(1, 1e6))
+    .option(
+      "--arena",
+      "blind battles between the served models at /arena; their votes go to the database",
+      false,
+    )
     .option(
       "--lenient",
       "list unknown request parameters in a response header instead of refusing them",
@@ -92,17 +115,29 @@ function addTrainingFlags(command: Command): Command {
       integer(0, 1024),
       0,
     )
-    .option("--training-jobs <n>", "fine-tuning jobs that run at the same time", integer(1, 64), 1);
+    .option("--training-jobs <n>", "fine-tuning jobs that run at the same time", integer(1, 64), 1)
+    .option(
+      "--training-ranks <n>",
+      "processes that may train one fine-tuning job together; they share its threads",
+      integer(1, 8),
+      1,
+    )
+    .option(
+      "--max-storage <size>",
+      "bytes that files, uploads and what jobs make may take together, as 500MB or 2TiB (default: what the disk holds)",
+      size,
+    );
 }
 
 async function run(flags: ServeFlags): Promise<void> {
-  if (flags.database !== undefined && !flags.keys && flags.dataDir === undefined)
+  if (flags.database !== undefined && !flags.keys && !flags.arena && flags.dataDir === undefined)
     throw new UsageError(
-      "--database names where API keys and jobs are, so it goes with --keys or --data-dir.",
+      "--database names where API keys, jobs and battles are, so it goes with --keys, --data-dir or --arena.",
     );
   if (!flags.model) process.stderr.write(`${howToName}\n`);
   const models = flags.model ? [await openServedModel(flags.model, flags)] : await openBuiltinModels(flags);
   try {
+    models.push(...(await openAdapters(models[0] as ServedModel, flags.lora)));
     await serve(models, flags);
   } finally {
     await Promise.all(models.map((model) => model.engine.stop()));
@@ -129,16 +164,20 @@ async function serve(models: ServedModel[], flags: ServeFlags): Promise<void> {
     flags.dataDir === undefined
       ? null
       : await (await import("./jobs/serve_jobs.ts")).serveJobs(context, { ...flags, dataDir: flags.dataDir });
+  const arena = flags.arena
+    ? await (await import("./serve_arena.ts")).serveArena(context, flags.database)
+    : null;
   try {
-    await listenUntilStopped(models[0] as ServedModel, context, flags);
+    await listenUntilStopped(models, context, flags);
   } finally {
+    await arena?.close();
     await tuning?.close();
     await keys?.close();
   }
 }
 
 async function listenUntilStopped(
-  model: ServedModel,
+  models: ServedModel[],
   context: ServerContext,
   flags: ServeFlags,
 ): Promise<void> {
@@ -151,13 +190,15 @@ async function listenUntilStopped(
     signals: true,
   });
   try {
-    await model.engine.ready();
+    await Promise.all(models.map((model) => model.engine.ready()));
   } catch (error) {
     if (context.lifecycle.state !== "serving") return server.closed; // told to stop while it loaded
     await server.close({ graceMs: 0 });
     throw new UsageError((error as Error).message);
   }
-  announce(model, server.url, context);
+  announce(models[0] as ServedModel, server.url, context);
+  const adapters = models.filter(({ sharesEngine }) => sharesEngine).map(({ id }) => id);
+  if (adapters.length > 0) console.log(`LoRA adapters beside it: ${adapters.join(", ")}.`);
   tellOfWaiting(context, flags.shutdownTimeout);
   await server.closed;
 }

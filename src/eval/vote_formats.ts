@@ -23,7 +23,12 @@ export function formatVotes(votes: readonly ShownVote[], format: VoteFormat): st
   return rows.map((row) => `${JSON.stringify(row)}\n`).join("");
 }
 
-const plainVote = ({ prompt: _, answerA: __, answerB: ___, ...vote }: ShownVote): Vote => vote;
+/** Without the texts. */
+export function plainVote(shown: ShownVote): Vote {
+  const vote: Partial<ShownVote> = { ...shown };
+  for (const text of ["prompt", "answerA", "answerB"] as const) delete vote[text];
+  return vote as Vote;
+}
 
 export interface PreferencePair {
   prompt: string;

@@ -33,6 +33,8 @@ import {
   resumeJobRoute,
 } from "./routes/fine_tuning.ts";
 import { deleteModelRoute, modelRoute, modelsRoute } from "./routes/models.ts";
+import { arenaRoutes } from "./routes/arena.ts";
+import { studyRoutes } from "./routes/study.ts";
 import { detokenizeRoute, tokenizeRoute, tokenizerInfoRoute } from "./routes/tokens.ts";
 import { addPartRoute, cancelUploadRoute, completeUploadRoute, createUploadRoute } from "./routes/uploads.ts";
 import { validate } from "./validate.ts";
@@ -76,6 +78,8 @@ const API_ROUTES: readonly Route[] = [
   greedyUntilRoute,
   easylmChatRoute,
   easylmReadyRoute,
+  ...studyRoutes,
+  ...arenaRoutes,
 ];
 
 export function createServer(context: ServerContext): Hono {

@@ -8,6 +8,7 @@ import type { ToolFormat } from "../text/tool_calls.ts";
 import { RequestError } from "../util/errors.ts";
 import type { KeyAccess } from "./auth.ts";
 import type { FineTuning } from "./fine_tuning.ts";
+import type { Store } from "../store/store.ts";
 import { Lifecycle } from "./lifecycle.ts";
 import { DEFAULT_LIMITS, type Limits } from "./limits.ts";
 import { Metrics } from "./metrics.ts";
@@ -37,6 +38,8 @@ export interface ServedModel {
   maxModelLen: number;
   /** The model that it was tuned from; null or absent for one that this server did not make. */
   parent?: string | null;
+  /** It runs in its parent's engine: what the engine counts is told once, under the parent's name. */
+  sharesEngine?: boolean;
   /** What people should know before they believe it; shown by /v1/models and the chat page. */
   description?: string | null;
   /** Where it was loaded from; never shown to clients. */
@@ -95,6 +98,10 @@ export interface ServerContext extends KeyAccess {
   models: ModelRegistry;
   /** null: no files and no jobs. */
   fineTuning: FineTuning | null;
+  /** Where studies for raters are; null: none are served. */
+  studies: Store | null;
+  /** Where the arena's battles go; null: there is no arena. */
+  arena: Store | null;
   version: string;
   limits: Limits;
   /** Host names, without port, that a request may name besides loopback names, IP addresses and `boundHost`; "*" allows all. */
@@ -119,6 +126,8 @@ export function serverContext(
 ): ServerContext {
   return {
     fineTuning: null,
+    studies: null,
+    arena: null,
     version: "0.0.0",
     apiKeys: [],
     requireKey: false,

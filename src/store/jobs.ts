@@ -1,7 +1,7 @@
 /** Fine-tuning jobs: what should run, runs, ended. The row is the only authority; processes come and go.
  *
- *    queued -> running -> succeeded | failed          queued, running -> cancelled
- *    queued, running -> paused -> queued
+ *    validating_files -> queued -> running -> succeeded | failed          validating_files -> failed
+ *    validating_files, queued, running -> cancelled          queued, running -> paused -> queued
  *
  *  Always: a job that ended never changes again. Who runs a job holds a lease on it: it writes through that lease only, and
  *  a job whose lease ran out is given to the next who asks. A pause or a cancel takes effect here at once; the process
@@ -13,7 +13,8 @@ import { appendEvents, type NewEvent } from "./job_events.ts";
 import { type Page, pageOf, type PageRequest } from "./paging.ts";
 import type { Store } from "./store.ts";
 
-export type JobStatus = "queued" | "running" | "paused" | "succeeded" | "failed" | "cancelled";
+export type JobStatus =
+  "validating_files" | "queued" | "running" | "paused" | "succeeded" | "failed" | "cancelled";
 
 /** As the API has it; "auto" is kept as such. */
 export interface JobMethod {
@@ -92,7 +93,9 @@ export async function addJob(
   const { jobs } = store.tables;
   return store.transaction(async (tx) => {
     const counts = { step: 0, eventCount: 0, deaths: 0, deathStep: 0 };
-    await tx.insert(jobs).values({ id, createdAt: new Date(), status: "queued", ...counts, ...given });
+    await tx
+      .insert(jobs)
+      .values({ id, createdAt: new Date(), status: "validating_files", ...counts, ...given });
     await appendEvents(store, tx, id, events);
     return one(await tx.select().from(jobs).where(eq(jobs.id, id)));
   });
@@ -129,7 +132,11 @@ export async function listJobs(
 
 /** What a person asked for, and from which states it can be had. */
 const changes = {
-  cancel: { from: ["queued", "running", "paused"], to: "cancelled", message: "The job was cancelled" },
+  cancel: {
+    from: ["validating_files", "queued", "running", "paused"],
+    to: "cancelled",
+    message: "The job was cancelled",
+  },
   pause: { from: ["queued", "running"], to: "paused", message: "The job was paused" },
   resume: { from: ["paused"], to: "queued", message: "The job was resumed and waits in the queue" },
 } as const;
@@ -183,6 +190,65 @@ export async function claimJob(store: Store, owner: string, ms = leaseMs): Promi
     );
     if (row) return jobOf(row);
   }
+}
+
+/** The oldest job whose files nobody reads yet. One that took so many servers with it is failed here instead. */
+export async function claimValidation(store: Store, owner: string, ms = leaseMs): Promise<StoredJob | null> {
+  const { jobs } = store.tables;
+  for (;;) {
+    const now = new Date();
+    const [found] = await store.read
+      .select()
+      .from(jobs)
+      .where(validatable(store, now))
+      .orderBy(asc(jobs.createdAt), asc(jobs.id))
+      .limit(1);
+    if (!found) return null;
+    const lease = { leaseOwner: owner, leaseUntil: new Date(now.getTime() + ms) };
+    const [row] = await store.transaction(async (tx) =>
+      tx
+        .update(jobs)
+        .set({ ...lease, deaths: found.deaths + 1 })
+        .where(and(eq(jobs.id, found.id), validatable(store, now)))
+        .returning(),
+    );
+    if (!row) continue;
+    if (found.deaths < deathsMax) return jobOf(row);
+    const message = `The server ended ${deathsMax} times while it read the files of this job.`;
+    await endValidation(
+      store,
+      { jobId: row.id, owner },
+      {
+        code: "validation_died",
+        message,
+        param: null,
+      },
+    );
+  }
+}
+
+/** null: the files are sound, and the job waits in the queue. Nothing happens where it was cancelled meanwhile. */
+export async function endValidation(store: Store, held: Lease, error: JobError | null): Promise<void> {
+  const { jobs } = store.tables;
+  const queued = { status: "queued", leaseOwner: null, leaseUntil: null, deaths: 0 };
+  const event: NewEvent =
+    error === null
+      ? { message: "The files were validated; the job waits in the queue" }
+      : { level: "error", message: error.message };
+  await store.transaction(async (tx) => {
+    const rows = await tx
+      .update(jobs)
+      .set(error === null ? queued : ended("failed", { error }))
+      .where(and(holds(store, held), eq(jobs.status, "validating_files")))
+      .returning();
+    if (rows.length > 0) await appendEvents(store, tx, held.jobId, [event]);
+  });
+}
+
+function validatable(store: Store, now: Date): SQL | undefined {
+  const { jobs } = store.tables;
+  const free = or(isNull(jobs.leaseUntil), lte(jobs.leaseUntil, now));
+  return and(eq(jobs.status, "validating_files"), free);
 }
 
 /** A claimed job that comes again without a word has lost a process. */

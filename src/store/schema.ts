@@ -168,7 +168,197 @@ export function define(kit: Kit) {
     createdAt: kit.time("created_at").notNull(),
   });
 
-  return { apiKeys, files, uploads, uploadParts, jobs, jobEvents, jobCheckpoints, models };
+  /** Blind comparisons: which systems, which questions, and what was asked of the raters. */
+  const studies = kit.table("studies", {
+    id: kit.id("id"),
+    title: kit.text("title").notNull(),
+    /** What the study was made from has this hash: made twice, it is there once. */
+    sha256: kit.text("sha256").notNull().unique(),
+    /** From which invite codes, completion codes and seeds are derived; never shown. */
+    secret: kit.text("secret").notNull(),
+    /** The hash of the invite code that anybody may use. */
+    openHash: kit.text("open_hash").notNull().unique(),
+    config: kit.json("config").notNull(),
+    createdAt: kit.time("created_at").notNull(),
+  });
+
+  const studyQuestions = kit.table(
+    "study_questions",
+    {
+      id: kit.id("id"),
+      studyId: kit.text("study_id").notNull(),
+      /** `<set>/<id>` */
+      question: kit.text("question").notNull(),
+      set: kit.text("set").notNull(),
+      text: kit.text("text").notNull(),
+    },
+    (table) => [kit.uniqueIndex("study_questions_question").on(table.studyId, table.question)],
+  );
+
+  const studyAnswers = kit.table(
+    "study_answers",
+    {
+      id: kit.id("id"),
+      studyId: kit.text("study_id").notNull(),
+      question: kit.text("question").notNull(),
+      system: kit.text("system").notNull(),
+      text: kit.text("text").notNull(),
+      finish: kit.text("finish").notNull(),
+      /** Words that tell who wrote it. */
+      leaks: kit.json("leaks").notNull(),
+    },
+    (table) => [kit.uniqueIndex("study_answers_answer").on(table.studyId, table.question, table.system)],
+  );
+
+  /** A pair of systems on a question, with the two answers that are shown: of golds, not always their own. */
+  const studyItems = kit.table(
+    "study_items",
+    {
+      id: kit.id("id"),
+      studyId: kit.text("study_id").notNull(),
+      question: kit.text("question").notNull(),
+      systemA: kit.text("system_a").notNull(),
+      systemB: kit.text("system_b").notNull(),
+      answerA: kit.text("answer_a").notNull(),
+      answerB: kit.text("answer_b").notNull(),
+      /** real or gold; repeats are assignments of real ones. */
+      kind: kit.text("kind").notNull(),
+      expected: kit.text("expected"),
+      /** Which system the first of its raters sees on the left. */
+      firstLeft: kit.text("first_left").notNull(),
+    },
+    (table) => [kit.index("study_items_study").on(table.studyId)],
+  );
+
+  const studyRaters = kit.table(
+    "study_raters",
+    {
+      id: kit.id("id"),
+      studyId: kit.text("study_id").notNull(),
+      inviteHash: kit.text("invite_hash").notNull().unique(),
+      /** invite, open, mturk, prolific: how the rater came. */
+      platform: kit.text("platform").notNull(),
+      /** What the platform wants back with the completion code; null for other raters. */
+      submit: kit.json("submit"),
+      createdAt: kit.time("created_at").notNull(),
+      consentAt: kit.time("consent_at"),
+      lastSeenAt: kit.time("last_seen_at"),
+    },
+    (table) => [kit.index("study_raters_study").on(table.studyId)],
+  );
+
+  const studyAssignments = kit.table(
+    "study_assignments",
+    {
+      id: kit.id("id"),
+      studyId: kit.text("study_id").notNull(),
+      itemId: kit.text("item_id").notNull(),
+      raterId: kit.text("rater_id").notNull(),
+      /** real, gold or repeat */
+      kind: kit.text("kind").notNull(),
+      left: kit.text("left").notNull(),
+      /** The rater's own order, from 0. */
+      number: kit.number("number").notNull(),
+      shownAt: kit.time("shown_at"),
+      votedAt: kit.time("voted_at"),
+      /** The rater left before voting: the item is somebody else's again. */
+      expiredAt: kit.time("expired_at"),
+    },
+    (table) => [kit.index("study_assignments_study").on(table.studyId, table.raterId)],
+  );
+
+  /** Rows are only added. Of an assignment's rows for a criterion the last one counts. */
+  const studyVotes = kit.table(
+    "study_votes",
+    {
+      id: kit.id("id"),
+      studyId: kit.text("study_id").notNull(),
+      assignmentId: kit.text("assignment_id").notNull(),
+      criterion: kit.text("criterion").notNull(),
+      /** From 0 for an assignment and criterion. */
+      number: kit.number("number").notNull(),
+      /** By system, not by side: a, b, tie, both_bad. */
+      verdict: kit.text("verdict").notNull(),
+      dwellMs: kit.number("dwell_ms"),
+      note: kit.text("note"),
+      createdAt: kit.time("created_at").notNull(),
+    },
+    (table) => [
+      kit.index("study_votes_study").on(table.studyId),
+      kit.uniqueIndex("study_votes_number").on(table.assignmentId, table.criterion, table.number),
+    ],
+  );
+
+  /** Two served models on a visitor's prompt; who they are is told after the vote. */
+  const battles = kit.table(
+    "battles",
+    {
+      id: kit.id("id"),
+      prompt: kit.text("prompt").notNull(),
+      systemA: kit.text("system_a").notNull(),
+      systemB: kit.text("system_b").notNull(),
+      left: kit.text("left").notNull(),
+      answerA: kit.text("answer_a").notNull(),
+      answerB: kit.text("answer_b").notNull(),
+      finishA: kit.text("finish_a").notNull(),
+      finishB: kit.text("finish_b").notNull(),
+      /** Words that tell who wrote an answer. */
+      leaks: kit.json("leaks").notNull(),
+      verdict: kit.text("verdict"),
+      dwellMs: kit.number("dwell_ms"),
+      rater: kit.text("rater").notNull(),
+      createdAt: kit.time("created_at").notNull(),
+      endedAt: kit.time("ended_at"),
+      votedAt: kit.time("voted_at"),
+    },
+    (table) => [kit.index("battles_created").on(table.createdAt)],
+  );
+
+  /** Answers that somebody found alarming. */
+  const flags = kit.table(
+    "flags",
+    {
+      id: kit.id("id"),
+      /** chat, study or arena */
+      source: kit.text("source").notNull(),
+      /** The study's answer, the arena's battle, or null. */
+      reference: kit.text("reference"),
+      model: kit.text("model"),
+      prompt: kit.text("prompt"),
+      answer: kit.text("answer").notNull(),
+      category: kit.text("category").notNull(),
+      note: kit.text("note"),
+      /** open or reviewed */
+      state: kit.text("state").notNull(),
+      createdAt: kit.time("created_at").notNull(),
+      reviewedAt: kit.time("reviewed_at"),
+      review: kit.text("review"),
+    },
+    (table) => [kit.index("flags_created").on(table.createdAt, table.id)],
+  );
+
+  const comparison = {
+    studies,
+    studyQuestions,
+    studyAnswers,
+    studyItems,
+    studyRaters,
+    studyAssignments,
+    studyVotes,
+  };
+  return {
+    apiKeys,
+    files,
+    uploads,
+    uploadParts,
+    jobs,
+    jobEvents,
+    jobCheckpoints,
+    models,
+    ...comparison,
+    battles,
+    flags,
+  };
 }
 
 interface JsonColumn {

@@ -256,7 +256,7 @@ describe("hosts and origins", () => {
 describe("keys", () => {
   const keys = [apiKey("secret-one"), apiKey("secret-two", "two")];
 
-  test("every route that is registered, and every path that is not, is closed without a key; four are public", async () => {
+  test("every route that is registered, and every path that is not, is closed without a key; four are public, and studies by their codes", async () => {
     const { app } = testServer({
       apiKeys: keys,
       pages: { "/": { body: "page", headers: { "content-type": "text/html" } } },
@@ -272,6 +272,8 @@ describe("keys", () => {
         method: verb,
         ...(verb === "GET" ? {} : { body: "{}" }),
       });
+      // Here the code in the address is the key; without studies none fits.
+      if (path.startsWith("/study/:code/") && [400, 404, 405].includes(response.status)) continue;
       if (response.status !== 401) open.push(`${verb} ${path}`);
     }
     expect(open.sort()).toEqual(["GET /", "GET /health", "GET /livez", "GET /readyz"]);

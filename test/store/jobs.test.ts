@@ -5,8 +5,10 @@ import {
   beat,
   changeJob,
   claimJob,
+  claimValidation,
   deathsMax,
   endLease,
+  endValidation,
   findJob,
   loseLease,
   type NewJob,
@@ -39,6 +41,8 @@ onEachDatabase("the queue of jobs", (newDatabase) => {
   }
   const make = async (store: Store): Promise<string> => {
     const { id } = await addJob(store, newJobId(), wish, [{ message: "made" }]);
+    expect((await claimValidation(store, "reader"))!.id).toBe(id);
+    await endValidation(store, { jobId: id, owner: "reader" }, null);
     await Bun.sleep(2); // the order is that of times in milliseconds
     return id;
   };
@@ -56,6 +60,31 @@ onEachDatabase("the queue of jobs", (newDatabase) => {
     await Promise.all(stores.map((store) => store.close()));
   });
 
+  test("files are read by one server, again when it died, and never when that always happens", async () => {
+    const [one, two] = await open(2);
+    const { id, status } = await addJob(one!, newJobId(), wish, []);
+    expect(status).toBe("validating_files");
+    expect(await claimJob(one!, "trainer")).toBeNull();
+    const claimed = await Promise.all([one!, two!].map((store, i) => claimValidation(store, `reader ${i}`)));
+    expect(claimed.filter((job) => job !== null)).toHaveLength(1);
+    const first = { jobId: id, owner: claimed[0] === null ? "reader 1" : "reader 0" };
+    await loseLease(one!, first, 0);
+    await endValidation(one!, first, null);
+    expect((await findJob(one!, id))!.status).toBe("validating_files");
+    for (let i = 1; i < deathsMax; i++) {
+      expect((await claimValidation(two!, `next ${i}`))?.id).toBe(id);
+      await loseLease(two!, { jobId: id, owner: `next ${i}` }, 0);
+    }
+    expect(await claimValidation(one!, "the last")).toBeNull();
+    expect(await findJob(one!, id)).toMatchObject({ status: "failed", error: { code: "validation_died" } });
+    const { id: unwanted } = await addJob(one!, newJobId(), wish, []);
+    expect((await claimValidation(one!, "reader"))?.id).toBe(unwanted);
+    expect((await changeJob(two!, unwanted, "cancel"))?.status).toBe("cancelled");
+    await endValidation(one!, { jobId: unwanted, owner: "reader" }, null);
+    expect((await findJob(one!, unwanted))!.status).toBe("cancelled");
+    await Promise.all([one!.close(), two!.close()]);
+  });
+
   test("a lease that ran out is given to the next, and who lost it writes nothing any more", async () => {
     const [store] = await open();
     const jobId = await make(store!);
@@ -70,7 +99,10 @@ onEachDatabase("the queue of jobs", (newDatabase) => {
     expect(await endLease(store!, first, done)).toBe(false);
     expect(await findJob(store!, jobId)).toMatchObject({ status: "running", step: 3, fineTunedModel: null });
     const rows = await eventsOf(store!, jobId);
-    expect(rows.map(({ message }) => message)).toEqual(["made"]);
+    expect(rows.map(({ message }) => message)).toEqual([
+      "The files were validated; the job waits in the queue",
+      "made",
+    ]);
     expect(await endLease(store!, { jobId, owner: "second" }, done)).toBe(true);
     expect(await changeJob(store!, jobId, "cancel")).toBeNull();
     await store!.close();
@@ -124,7 +156,7 @@ onEachDatabase("the queue of jobs", (newDatabase) => {
       [0, 10, 20, 30].map((from, i) => beat(i % 2 ? one! : two!, { jobId, owner: "a" }, {}, events(from))),
     );
     const rows = await eventsOf(one!, jobId);
-    expect(rows.map(({ number }) => number)).toEqual(Array.from({ length: 41 }, (_, i) => 40 - i));
+    expect(rows.map(({ number }) => number)).toEqual(Array.from({ length: 42 }, (_, i) => 41 - i));
     const metrics = async (pointsMax: number, afterStep = -1) =>
       (await listMetrics(one!, jobId, { afterStep, pointsMax })).map(({ step }) => step);
     expect(await metrics(100)).toEqual(steps);

@@ -118,6 +118,9 @@ export class FakeEngine implements Engine {
       prefixHitTokens: 0,
       preemptions: 0,
       steps: 0,
+      adaptersMax: 0,
+      adaptersRunning: [],
+      adaptersWaiting: [],
       stalledMs: 0,
     };
     const bytes = Array.from({ length: VOCABULARY }, (_, id) => tokenizer.tokenBytes(id));

@@ -4,7 +4,9 @@ import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node
 import { join } from "node:path";
 import { trainJob, type TrainJobOptions } from "../../src/cli/train_job.ts";
 import type { Train, TrainRun } from "../../src/cli/jobs/run_job.ts";
+import { Metrics } from "../../src/train/metrics.ts";
 import type { TrainEvent } from "../../src/train/events.ts";
+import { epochModelDirectory } from "../../src/train/run.ts";
 import { openStore } from "../../src/store/store.ts";
 import { findJob } from "../../src/store/jobs.ts";
 import { UsageError } from "../../src/util/errors.ts";
@@ -21,7 +23,12 @@ const train: Train = async (run) => {
   const steps = number("steps", 6);
   const perEpoch = Math.ceil(steps / number("epochs", 2));
   let step = existsSync(state) ? Number(readFileSync(state, "utf8")) : 0;
-  run.onEvent({
+  const metrics = new Metrics(output, step);
+  const tell = (event: TrainEvent) => {
+    metrics.write(event);
+    run.onEvent(event);
+  };
+  tell({
     type: "start",
     step,
     steps,
@@ -33,23 +40,23 @@ const train: Train = async (run) => {
   while (step < steps) {
     if (run.stop.aborted) {
       save(step);
-      run.onEvent({ type: "stop", step, reason: String(run.stop.reason) });
+      tell({ type: "stop", step, reason: String(run.stop.reason) });
       return null;
     }
     await Bun.sleep(number("step_ms", 1));
     step++;
-    run.onEvent(stepEvent(step, steps, perEpoch));
+    tell(stepEvent(step, steps, perEpoch));
     if (step === number("fail_at", -1))
       throw new UsageError(`The loss of step ${step} is not what it should be.`);
     if (step === number("bug_at", -1)) throw new TypeError("a secret detail");
     if (step === number("die_at", -1)) dieOnce(output, settings["die_always"] === "true");
     if (step % perEpoch === 0 && step < steps) {
-      run.onEvent({ type: "epoch", step, epoch: step / perEpoch });
+      tell({ type: "epoch", step, epoch: step / perEpoch });
       save(step);
-      await exportEpoch(run, step);
+      exportEpoch(run, step);
     }
   }
-  run.onEvent({ type: "sample", step, ids: run.prompts.map(() => [10, 11]) });
+  tell({ type: "sample", step, ids: run.prompts.map(() => [10, 11]) });
   return copyModel(run, join(output, "model"));
 };
 
@@ -72,6 +79,8 @@ const stepEvent = (step: number, steps: number, perEpoch: number): TrainEvent =>
   utilisation: 0.5,
   secondsLeft: (steps - step) * 0.1,
   residentBytes: 0,
+  commMs: 0,
+  commWaitMs: 0,
 });
 
 function dieOnce(output: string, always: boolean): void {
@@ -81,9 +90,9 @@ function dieOnce(output: string, always: boolean): void {
   process.kill(process.pid, "SIGKILL");
 }
 
-async function exportEpoch(run: TrainRun, step: number): Promise<void> {
-  copyModel(run, run.epochModel.directory(step));
-  await run.epochModel.made(step);
+function exportEpoch(run: TrainRun, step: number): void {
+  const directory = copyModel(run, epochModelDirectory(run.epochModels, step));
+  run.onEvent({ type: "model", step, directory });
 }
 
 function copyModel(run: TrainRun, directory: string): string {

@@ -27,6 +27,8 @@ export async function tuningServer(of: {
   model: string;
   real?: boolean;
   leaseMs?: number;
+  ranksMax?: number;
+  storageMax?: number;
   /** Of the tuned models' engines. */
   engine?: FakeOptions;
 }): Promise<TuningServer> {
@@ -38,6 +40,8 @@ export async function tuningServer(of: {
     registry: server.context.models,
     template: null,
     threads: 1,
+    ranksMax: of.ranksMax ?? 1,
+    storageMax: of.storageMax ?? null,
     pollMs: 50,
     leaseMs: of.leaseMs ?? 5000,
     stopGraceMs: 5000,

@@ -1,6 +1,6 @@
 /** The application: the bar on top, past chats on the left, settings on the right, and the chat or the text between them. */
 import { useEffect, useState } from "preact/hooks";
-import { Bar, ThemeButton } from "./bar.tsx";
+import { Bar, ThemeButton, TrainingLink } from "./bar.tsx";
 import { ChatView } from "./chat.tsx";
 import { CompletionView } from "./completion.tsx";
 import { History } from "./history.tsx";
@@ -90,6 +90,7 @@ export function App() {
             system={settings.mode === "chat" ? state.open.system : null}
             onSystem={(text) => (dispatch({ type: "system", text }), change({ system: text }))}
           />
+          {!wide && <TrainingLink />}
           {!wide && <ThemeButton {...theme} spelledOut />}
         </Panel>
       )}

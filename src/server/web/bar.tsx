@@ -56,6 +56,7 @@ export function Bar(props: {
         ))}
       </fieldset>
       <span class="space" />
+      {props.wide && <TrainingLink />}
       {props.wide && <ThemeButton {...props.theme} />}
       <button
         type="button"
@@ -68,6 +69,16 @@ export function Bar(props: {
         <SlidersIcon />
       </button>
     </header>
+  );
+}
+
+/** Where the server says that it has such a page. */
+export function TrainingLink() {
+  if (document.querySelector('meta[name="koala-page"][content="/training"]') === null) return null;
+  return (
+    <a class="button" href="/training">
+      Training
+    </a>
   );
 }
 

@@ -37,6 +37,18 @@ export async function buildPages(bundle: HtmlBundle, place: string): Promise<Map
   return pages;
 }
 
+/** The chat page of a server that has another page, which it then links to. */
+export function linkingTo(
+  place: "/training",
+  chat: Pick<Page, "headers"> & { body: string | Uint8Array },
+): Page {
+  const html = typeof chat.body === "string" ? chat.body : new TextDecoder().decode(chat.body);
+  const body = new TextEncoder().encode(
+    html.replace("</head>", `<meta name="koala-page" content="${place}" /></head>`),
+  );
+  return { body, headers: { ...chat.headers, etag: etagOf(body) } };
+}
+
 async function bundleFromSource(bundle: HtmlBundle): Promise<{ path: string; file: Blob }[]> {
   const built = await Bun.build({
     entrypoints: [bundle.index],
@@ -77,6 +89,8 @@ function headersOf(body: Uint8Array, type: string): Record<string, string> {
     "content-type": type,
     "x-content-type-options": "nosniff",
     "cross-origin-resource-policy": "same-origin",
-    etag: `"${Bun.hash(body).toString(36)}"`,
+    etag: etagOf(body),
   };
 }
+
+const etagOf = (body: Uint8Array): string => `"${Bun.hash(body).toString(36)}"`;

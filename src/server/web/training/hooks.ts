@@ -16,7 +16,8 @@ const pollMs = 1500;
 /** Of a job of which nothing is expected any more. */
 const slowPollMs = 15_000;
 
-const isActive = (job: Job | null): boolean => job !== null && ["queued", "running"].includes(job.status);
+const isActive = (job: Job | null): boolean =>
+  job !== null && ["validating_files", "queued", "running"].includes(job.status);
 
 export function useJobs(apiKey: string) {
   const [jobs, setJobs] = useState<Job[] | null>(null);

@@ -57,7 +57,7 @@ function Actions({ job, apiKey, onChanged }: { job: Job; apiKey: string; onChang
     }
     onChanged();
   };
-  const active = ["queued", "running"].includes(job.status);
+  const active = ["validating_files", "queued", "running"].includes(job.status);
   const paused = job.status === "paused";
   return (
     <div class="actions">

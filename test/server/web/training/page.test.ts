@@ -4,10 +4,11 @@ import { join } from "node:path";
 import type { Browser, Page } from "playwright-core";
 import { createServer } from "../../../../src/server/app.ts";
 import { listen, type RunningServer } from "../../../../src/server/listen.ts";
-import { loadPages } from "../../../../src/server/web/pages.ts";
+import { linkingTo, loadPages } from "../../../../src/server/web/pages.ts";
 import { loadTrainingPages } from "../../../../src/server/web/training/pages.ts";
 import { browserPath, browserSkipReason, launchBrowser } from "../../../support/browser.ts";
 import { temporaryFolder } from "../../../support/temporary.ts";
+import { testServer } from "../../../support/test_server.ts";
 import { makeTinyModel } from "../../../support/tiny_model.ts";
 import {
   jobUntil,
@@ -53,7 +54,9 @@ describe.skipIf(browserPath === undefined)(name, () => {
       dataDirectory: join(folder, "data"),
       model,
     });
-    server.context.pages = Object.fromEntries([...(await loadPages()), ...(await loadTrainingPages())]);
+    const chat = await loadPages();
+    const linked = ["/", linkingTo("/training", chat.get("/")!)] as const;
+    server.context.pages = Object.fromEntries([...chat, linked, ...(await loadTrainingPages())]);
     running = listen(createServer(server.context), { context: server.context, host: "127.0.0.1", port: 0 });
     browser = await launchBrowser();
     page = await browser.newPage({ viewport: { width: 1200, height: 900 } });
@@ -73,6 +76,19 @@ describe.skipIf(browserPath === undefined)(name, () => {
   };
   /** Whether the page scrolls sideways. */
   const overflows = () => page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
+
+  test("is linked from the chat page, which says nothing of it where there is none", async () => {
+    await page.goto(`${running.url}/`);
+    await page.getByRole("link", { name: "Training" }).click();
+    await page.waitForURL(`${running.url}/training`);
+    const { context } = testServer();
+    context.pages = Object.fromEntries(await loadPages());
+    const plain = listen(createServer(context), { context, host: "127.0.0.1", port: 0 });
+    await page.goto(`${plain.url}/`);
+    await page.getByRole("button", { name: "Settings" }).waitFor();
+    expect(await page.getByRole("link", { name: "Training" }).count()).toBe(0);
+    await plain.close({ graceMs: 0 });
+  });
 
   test("shows how to begin, then a job with its charts, table, checkpoints and samples", async () => {
     await page.goto(`${running.url}/training`);
