@@ -1,6 +1,6 @@
 /** The hidden verb that the server starts as its engine process: `koala engine JSON`, spoken to over IPC. */
 import type { Command } from "commander";
-import { loadRunner, type RunnerOptions } from "../engine/load_runner.ts";
+import { adapterTable, loadRunner, type RunnerOptions } from "../engine/load_runner.ts";
 import { type LoadedModel, runEngineProcess } from "../engine/process.ts";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
 
@@ -15,7 +15,8 @@ function start(options: RunnerOptions): Promise<void> {
   return runEngineProcess(async (progress): Promise<LoadedModel> => {
     const tokenizer = await loadTokenizer(options.directory);
     const { runner, info } = await loadRunner(options, progress);
-    return { runner, info, vocabulary: vocabularyOf(tokenizer, info.vocabularySize) };
+    const vocabulary = vocabularyOf(tokenizer, info.vocabularySize);
+    return { runner, info, vocabulary, adapters: adapterTable(runner, options) };
   });
 }
 

@@ -14,6 +14,7 @@ export interface ModelFlags {
   maxSequences: number;
   maxStepTokens: number;
   cacheMemory?: number;
+  maxLoras?: number;
 }
 
 /** Adds --dtype, --device, --threads, --max-model-len, --max-sequences, --max-step-tokens, --cache-memory. */
@@ -61,6 +62,7 @@ export function runnerOptions(directory: string, flags: ModelFlags): RunnerOptio
     maxSequences: flags.maxSequences,
     maxStepTokens: flags.maxStepTokens,
     cacheBytes: flags.cacheMemory === undefined ? null : flags.cacheMemory * 2 ** 30,
+    maxAdapters: flags.maxLoras ?? defaultRunnerOptions.maxAdapters,
   };
 }
 
@@ -99,6 +101,16 @@ export function number(min: number, max: number): (text: string) => number {
       throw new InvalidArgumentError(`It must be a number from ${min} to ${max}.`);
     return value;
   };
+}
+
+/** Bytes: 500MB is 500 * 10^6, 2TiB is 2 * 2^40. */
+export function size(text: string): number {
+  const match = /^(\d+(?:\.\d+)?) ?(?:([KMGT])(i?)B?|B)?$/i.exec(text.trim());
+  const [, digits, unit = "", binary = ""] = match ?? [];
+  const power = unit === "" ? 0 : "KMGT".indexOf(unit.toUpperCase()) + 1;
+  const bytes = Math.floor(Number(digits) * (binary === "" ? 1000 : 1024) ** power);
+  if (bytes > 0 && bytes <= Number.MAX_SAFE_INTEGER) return bytes;
+  throw new InvalidArgumentError("It must be a number of bytes above 0, as 500MB, 20GB or 2TiB.");
 }
 
 function dtypeFlag(text: string): RunnerOptions["dtype"] {

@@ -4,6 +4,7 @@
  *  Always: each submitted request ends with exactly one finish event (or one embedding), and then holds no page.
  *  Always: what goes wrong with one request (format, grammar, its logits) ends that request and no other. */
 import { assert } from "../util/errors.ts";
+import type { AdapterTable } from "./adapter_table.ts";
 import type { Grammar } from "./grammar.ts";
 import { KvCache } from "./kv_cache.ts";
 import type {
@@ -15,7 +16,7 @@ import type {
   GenerateRequest,
   GrammarSpec,
 } from "./messages.ts";
-import type { ModelRunner, StepResult, StepRow } from "./runner.ts";
+import type { AdapterWeights, ModelRunner, StepResult, StepRow } from "./runner.ts";
 import { Sampler } from "./sampler.ts";
 import { Scheduler } from "./scheduler.ts";
 import { Sequence } from "./sequence.ts";
@@ -26,6 +27,8 @@ export interface EngineCoreOptions {
   compileGrammar: (spec: GrammarSpec) => Grammar;
   /** The model's end-of-sequence ids. */
   endIds: readonly number[];
+  /** null or absent: the engine takes no adapters. */
+  adapters?: AdapterTable | null;
 }
 
 type EmbeddingMessage = Extract<FromEngine, { type: "embedding" }>;
@@ -42,6 +45,10 @@ export class EngineCore {
   readonly #sequences = new Map<string, Sequence>();
   readonly #rows: StepRow[] = [];
   readonly #batch: Sequence[] = [];
+  /** Of sequences with an adapter: what to do when they end. */
+  readonly #leaveAdapter = new Map<string, () => void>();
+  /** Told when there is something to step or to report that no call from outside has brought. */
+  onWork: () => void = () => {};
   #output: EngineOutput = { events: [], embeddings: [] };
   #promptTokens = 0;
   #generatedTokens = 0;
@@ -76,8 +83,13 @@ export class EngineCore {
     return null;
   }
 
+  /** Nothing to step; requests may still wait for their adapter. */
   get idle(): boolean {
-    return this.#sequences.size === 0;
+    return this.scheduler.running.length + this.scheduler.waiting.length === 0;
+  }
+
+  get adapters(): AdapterTable | null {
+    return this.#options.adapters ?? null;
   }
 
   generate(request: GenerateRequest): void {
@@ -113,10 +125,10 @@ export class EngineCore {
   }
 
   get stats(): EngineStats {
-    const { cache, scheduler } = this;
+    const { cache, scheduler, adapters } = this;
     return {
       running: scheduler.running.length,
-      waiting: scheduler.waiting.length,
+      waiting: this.#sequences.size - scheduler.running.length,
       pagesTotal: cache.pageCount,
       pagesUsed: cache.pageCount - cache.freePages,
       pagesCached: cache.cachedPages,
@@ -127,6 +139,9 @@ export class EngineCore {
       prefixHitTokens: scheduler.prefixHitTokens,
       preemptions: scheduler.preemptions,
       steps: this.#steps,
+      adaptersMax: adapters?.options.max ?? 0,
+      adaptersRunning: adapters?.running ?? [],
+      adaptersWaiting: adapters?.waiting ?? [],
       stalledMs: 0,
     };
   }
@@ -143,10 +158,29 @@ export class EngineCore {
       if (problem !== null) return this.#refuse(request, problem);
       const sequence = make();
       this.#sequences.set(request.id, sequence);
-      this.scheduler.add(sequence);
+      if (request.adapter == null) this.scheduler.add(sequence);
+      else this.#enterAdapter(sequence, request.adapter);
     } catch (error) {
       this.#refuse(request, textOf(error));
     }
+  }
+
+  /** Schedules the sequence as soon as its adapter is in memory. */
+  #enterAdapter(sequence: Sequence, key: string): void {
+    const user = {
+      start: (weights: AdapterWeights) => {
+        sequence.row.adapter = weights;
+        this.scheduler.add(sequence);
+        this.onWork();
+      },
+      fail: (error: string) => {
+        this.#fail(sequence, error);
+        this.onWork();
+      },
+    };
+    this.#leaveAdapter.set(sequence.id, () => this.adapters?.leave(key, user));
+    if (this.adapters?.enter(key, user) !== true)
+      this.#fail(sequence, `The adapter ${key} is not served any more; ask for the models that are.`);
   }
 
   /** What can never run here, in one sentence. */
@@ -256,6 +290,8 @@ export class EngineCore {
   #drop(sequence: Sequence): void {
     this.#sequences.delete(sequence.id);
     this.scheduler.remove(sequence);
+    this.#leaveAdapter.get(sequence.id)?.();
+    this.#leaveAdapter.delete(sequence.id);
   }
 
   #emit(id: string, event: EngineEvent): void {

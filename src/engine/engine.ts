@@ -3,6 +3,7 @@
  *  Always: a request that was sent ends with exactly one finish event (or its promise settles), whatever becomes of the child.
  *  Always: at most the given number of requests and prompt tokens wait for their first event; more are refused at once.
  *  A child that dies is started again; one that dies soon after its start time after time is given up ("failed"). */
+import { AdapterLinks } from "./adapter_links.ts";
 import { EventStream } from "./event_stream.ts";
 import { EngineChild, type ChildOptions } from "./engine_child.ts";
 import {
@@ -48,6 +49,7 @@ class ProcessEngine implements Engine {
   info: EngineInfo | null = null;
   readonly #options: EngineOptions;
   readonly #child: EngineChild;
+  readonly adapters: AdapterLinks;
   /** By wire id: a number of our own, so that the late events of an aborted request never reach its namesake. */
   readonly #routes = new Map<string, Route>();
   #wireIds = 0;
@@ -61,6 +63,10 @@ class ProcessEngine implements Engine {
 
   constructor(options: EngineOptions) {
     this.#options = options;
+    this.adapters = new AdapterLinks(
+      (message) => this.#child.send(message),
+      (sentence) => options.onNotice?.(sentence),
+    );
     this.#child = new EngineChild({
       ...options,
       onMessage: (message) => this.#receive(message),
@@ -134,6 +140,7 @@ class ProcessEngine implements Engine {
     this.state = "stopped";
     this.#ready.reject(new EngineUnavailableError("The engine was stopped before its model was loaded."));
     this.#endAll({ type: "finish", reason: "abort", stopTokenId: null, error: null });
+    this.adapters.end("The engine is shutting down.");
     await this.#child.stop();
   }
 
@@ -145,6 +152,7 @@ class ProcessEngine implements Engine {
         if (this.state !== "loading") return;
         this.state = "ready";
         this.info = message.info;
+        this.adapters.open();
         return this.#ready.resolve(message.info);
       case "events":
         this.#stats = message.stats;
@@ -155,6 +163,9 @@ class ProcessEngine implements Engine {
         const route = this.#leaveRoute(message.id);
         return route?.onEmbedding(message);
       }
+      case "adapter_loaded":
+      case "adapter_unloaded":
+        return this.adapters.receive(message);
       case "failed":
         return; // The child's keeper reports it through onDown or onFailed.
       default:
@@ -219,6 +230,7 @@ class ProcessEngine implements Engine {
     if (this.state === "ready") this.#ready = readyPromise();
     this.state = "loading";
     this.#forgetChild();
+    this.adapters.close();
     this.#options.onNotice?.(`${error} It is being started again.`);
     this.#endAll(died(`${error} It is being started again; send the request once more in a moment.`));
   }
@@ -227,6 +239,7 @@ class ProcessEngine implements Engine {
     if (this.state === "ready") this.#ready = readyPromise();
     this.state = "failed";
     this.#forgetChild();
+    this.adapters.end(error);
     this.#options.onNotice?.(error);
     this.#ready.reject(new EngineUnavailableError(error));
     this.#endAll(died(error));
@@ -235,7 +248,12 @@ class ProcessEngine implements Engine {
   /** Counters go on from where they were; what the child held is gone with it. */
   #forgetChild(): void {
     for (const counter of COUNTERS) this.#base[counter] += this.#stats[counter];
-    this.#stats = { ...noStats(), pagesTotal: this.#stats.pagesTotal, pageSize: this.#stats.pageSize };
+    this.#stats = {
+      ...noStats(),
+      pagesTotal: this.#stats.pagesTotal,
+      pageSize: this.#stats.pageSize,
+      adaptersMax: this.#stats.adaptersMax,
+    };
   }
 }
 

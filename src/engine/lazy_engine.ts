@@ -69,10 +69,13 @@ export class LazyEngine implements Engine {
     return this.#use((engine) => engine.embed(request, signal));
   }
 
-  /** No request will come any more: stops when the last one that runs has ended. */
-  retire(): void {
+  /** No request will come any more: stops when the last one that runs has ended. Resolves when the model's files are not
+   *  needed any more: they are open, or nobody asks for them. */
+  async retire(): Promise<void> {
     this.#retired = true;
+    const engine = this.#engine;
     if (this.#running === 0) void this.stop();
+    await engine?.ready().catch(() => {});
   }
 
   async stop(): Promise<void> {

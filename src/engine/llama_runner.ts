@@ -1,7 +1,8 @@
 /** Runs steps of a Llama on a device: packs the rows into one batch, attends over the paged cache, samples and scores.
  *  All memory is reserved in the constructor; staging for penalties and masks grows to the largest step seen. */
-import { type Batch, BatchBuffers } from "../model/batch.ts";
+import { type Batch, BatchBuffers, type BatchRow } from "../model/batch.ts";
 import type { Attend, Llama } from "../model/llama.ts";
+import { LoraWeights } from "../model/lora_weights.ts";
 import { aligned, Arena } from "../tensor/arena.ts";
 import type { LayerCache } from "../tensor/ops.ts";
 import { bytesOf, type DType, type Tensor } from "../tensor/tensor.ts";
@@ -63,8 +64,22 @@ export class LlamaRunner implements ModelRunner {
     this.arenas = [work, arena];
   }
 
+  loadAdapter(directory: string): Promise<LoraWeights> {
+    return LoraWeights.load(this.model, directory, this.maxTokens);
+  }
+
   step(rows: StepRow[]): StepResult[] {
-    const batch = this.batches.fill(rows);
+    if (rows.every(({ adapter }) => adapter == null)) return this.run(rows);
+    const order = groupedByAdapter(rows);
+    const found = this.run(order.map((index) => rows[index] as StepRow));
+    const results: StepResult[] = [];
+    order.forEach((index, place) => (results[index] = found[place] as StepResult));
+    return results;
+  }
+
+  /** Rows of one adapter stand together. */
+  private run(rows: StepRow[]): StepResult[] {
+    const batch = this.batches.fill(rows as BatchRow[]);
     const hidden = this.model.forward(batch, this.attend);
     const first = firstTokens(rows);
     const results = rows.map((): StepResult => ({ id: null, logprob: null, scores: null, hiddenSum: null }));
@@ -79,7 +94,7 @@ export class LlamaRunner implements ModelRunner {
 
   /** Logits [tokens, V] after every token of one row: for checks and calibration, not for serving. */
   logitsOf(row: StepRow): Float32Array {
-    const hidden = this.model.forward(this.batches.fill([row]), this.attend);
+    const hidden = this.model.forward(this.batches.fill([row as BatchRow]), this.attend);
     const V = this.vocabularySize;
     const logits = new Float32Array(row.tokens.length * V);
     for (let from = 0; from < row.tokens.length; from += this.maxRows) {
@@ -141,6 +156,12 @@ export class LlamaRunner implements ModelRunner {
     device.downloadTo(sum, this.embedSums);
     return sum;
   }
+}
+
+/** Places of the rows without an adapter, then adapter by adapter. */
+function groupedByAdapter(rows: readonly StepRow[]): number[] {
+  const groups = Map.groupBy(rows.keys(), (index) => rows[index]?.adapter ?? null);
+  return [...(groups.get(null) ?? []), ...[...groups].flatMap(([key, group]) => (key === null ? [] : group))];
 }
 
 /** Index of each row's first token in the batch. */

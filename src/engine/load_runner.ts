@@ -3,10 +3,12 @@ import { totalmem } from "node:os";
 import { openCheckpoint } from "../model/checkpoint.ts";
 import { type LlamaConfig, readConfig } from "../model/config.ts";
 import { Llama } from "../model/llama.ts";
+import { adapterStamp } from "../model/lora_weights.ts";
 import { type ComputeType, loadWeights } from "../model/weights.ts";
 import { Device } from "../tensor/device.ts";
 import { libraryPath } from "../tensor/library.ts";
 import { UsageError } from "../util/errors.ts";
+import { AdapterTable } from "./adapter_table.ts";
 import { LlamaRunner, logitBytes, pageBytes } from "./llama_runner.ts";
 import type { EngineInfo } from "./messages.ts";
 
@@ -23,6 +25,8 @@ export interface RunnerOptions {
   maxStepTokens: number;
   /** null: a quarter of the memory that is free once the weights are loaded. */
   cacheBytes: number | null;
+  /** LoRA adapters that may be in memory together. */
+  maxAdapters: number;
 }
 
 export const defaultRunnerOptions: Omit<RunnerOptions, "directory"> = {
@@ -32,6 +36,7 @@ export const defaultRunnerOptions: Omit<RunnerOptions, "directory"> = {
   maxSequences: 64,
   maxStepTokens: 512,
   cacheBytes: null,
+  maxAdapters: 16,
 };
 
 export type LoadProgress = (stage: string, done: number, total: number) => void;
@@ -83,6 +88,14 @@ export async function loadRunner(
   };
   return { runner, info };
 }
+
+/** Loads adapters beside the runner's model when they are asked for. */
+export const adapterTable = (runner: LlamaRunner, { maxAdapters }: RunnerOptions): AdapterTable =>
+  new AdapterTable({
+    max: maxAdapters,
+    load: (directory) => runner.loadAdapter(directory),
+    stamp: adapterStamp,
+  });
 
 function computeType(dtype: RunnerOptions["dtype"], stored: Set<string>): ComputeType {
   switch (dtype) {

@@ -2,8 +2,10 @@
  *
  *  Always: idle means asleep; only a message wakes it. A step is never interrupted: messages are handled between steps.
  *  One failed native step ends its own rows. STEP_FAILURES_MAX in a row mean that the device is gone, and `onFatal` is told. */
+import { UsageError } from "../util/errors.ts";
+import { adapterKey } from "./adapter_table.ts";
 import type { EngineCore } from "./core.ts";
-import type { FromEngine, ToEngine } from "./messages.ts";
+import type { AdapterSource, FromEngine, ToEngine } from "./messages.ts";
 
 export interface EngineLoopOptions {
   core: EngineCore;
@@ -22,6 +24,7 @@ export class EngineLoop {
 
   constructor(options: EngineLoopOptions) {
     this.#options = options;
+    options.core.onWork = () => this.#wake();
   }
 
   receive(message: ToEngine): void {
@@ -37,12 +40,38 @@ export class EngineLoop {
       case "abort":
         core.abort(message.id);
         break;
+      case "load_adapter":
+        void this.#loadAdapter(message.adapter);
+        break;
+      case "unload_adapter":
+        void this.#unloadAdapter(message.key);
+        break;
       case "stop":
         return this.#stop();
       default:
         message satisfies never;
     }
     this.#wake();
+  }
+
+  async #loadAdapter(source: AdapterSource): Promise<void> {
+    const { core, send } = this.#options;
+    let error: string | null = null;
+    try {
+      if (core.adapters === null) throw new UsageError("This engine takes no adapters.");
+      await core.adapters.add(source);
+    } catch (reason) {
+      error = reason instanceof Error ? reason.message : String(reason);
+    }
+    if (this.#stopped) return;
+    this.#report();
+    send({ type: "adapter_loaded", key: adapterKey(source), error });
+  }
+
+  async #unloadAdapter(key: string): Promise<void> {
+    const { core, send } = this.#options;
+    await core.adapters?.remove(key);
+    if (!this.#stopped) send({ type: "adapter_unloaded", key });
   }
 
   // setImmediate instead of a plain loop: messages that came in during the step are taken before the next one.

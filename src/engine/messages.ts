@@ -54,6 +54,26 @@ export interface GenerateRequest {
   priority: number;
   /** Prefixes are shared only between requests of equal salt (tenants do not see each other's timing). */
   cacheSalt: string;
+  /** Key of the adapter (adapterKey) whose weights it runs with; null or absent: the base alone. */
+  adapter?: string | null;
+}
+
+/** A LoRA adapter in PEFT's layout. */
+export interface AdapterSource {
+  /** Its name in figures and errors. */
+  id: string;
+  /** Of the weights under this name: a request keeps those it began with. */
+  generation: number;
+  /** Absolute path of its directory. */
+  path: string;
+}
+
+/** Takes adapters beside the weights that an engine was started with. */
+export interface AdapterHost {
+  /** Resolves when it is in memory; rejects with one sentence. Loaded again by itself in an engine that was restarted. */
+  load(source: AdapterSource): Promise<void>;
+  /** New requests are refused, those that have begun run on. Resolves when its files are not needed any more. */
+  unload(key: string): Promise<void>;
 }
 
 export interface TokenLogprob {
@@ -78,6 +98,7 @@ export interface EmbedRequest {
   id: string;
   prompt: number[];
   cacheSalt: string;
+  adapter?: string | null;
 }
 
 /** A snapshot for /metrics, /readyz and the scheduler's tests. Counters only grow. */
@@ -96,6 +117,11 @@ export interface EngineStats {
   prefixHitTokens: number;
   preemptions: number;
   steps: number;
+  /** Adapters that may be in memory together; 0: the engine takes none. */
+  adaptersMax: number;
+  /** Ids of the adapters that sequences run with, and of those that requests wait for. */
+  adaptersRunning: string[];
+  adaptersWaiting: string[];
   /** Milliseconds since the last finished step, while something runs; 0 when idle. */
   stalledMs: number;
 }
@@ -115,6 +141,9 @@ export function noStats(): EngineStats {
     prefixHitTokens: 0,
     preemptions: 0,
     steps: 0,
+    adaptersMax: 0,
+    adaptersRunning: [],
+    adaptersWaiting: [],
     stalledMs: 0,
   };
 }
@@ -139,6 +168,8 @@ export type ToEngine =
   | { type: "generate"; request: GenerateRequest }
   | { type: "embed"; request: EmbedRequest }
   | { type: "abort"; id: string }
+  | { type: "load_adapter"; adapter: AdapterSource }
+  | { type: "unload_adapter"; key: string }
   | { type: "stop" };
 
 /** Engine process to server. `events` carries everything one step produced, so a step costs one message. */
@@ -147,6 +178,9 @@ export type FromEngine =
   | { type: "ready"; info: EngineInfo }
   | { type: "failed"; error: string }
   | { type: "events"; events: [id: string, event: EngineEvent][]; stats: EngineStats }
+  /** Answers to load_adapter and unload_adapter; error: one sentence. */
+  | { type: "adapter_loaded"; key: string; error: string | null }
+  | { type: "adapter_unloaded"; key: string }
   | { type: "embedding"; id: string; embedding: number[] | null; tokens: number; error: string | null };
 
 /** The queue is full: the server answers 429 with a hint when to try again. */
@@ -165,6 +199,8 @@ export interface Engine {
   /** null until ready. */
   readonly info: EngineInfo | null;
   readonly stats: EngineStats;
+  /** Absent where the weights are what they are. */
+  readonly adapters?: AdapterHost;
   /** Resolves when the model is loaded; rejects with the reason in one sentence. */
   ready(): Promise<EngineInfo>;
   /** Ends with a finish event whatever happens; aborting `signal` or leaving the loop frees everything the request held.

@@ -2,6 +2,7 @@
  *
  *  Always: it ends when its parent ends, however the parent ended. Signals from a terminal or a service manager reach the
  *  parent too, and the parent decides whether running requests may finish: here they are ignored. */
+import type { AdapterTable } from "./adapter_table.ts";
 import { EngineCore } from "./core.ts";
 import { compileGrammar, type Vocabulary } from "./grammar.ts";
 import { EngineLoop } from "./loop.ts";
@@ -14,6 +15,8 @@ export interface LoadedModel {
   /** The bytes of each token, for constrained decoding, and the ids that end an answer. */
   vocabulary: Vocabulary;
   info: EngineInfo;
+  /** null or absent: it takes none. */
+  adapters?: AdapterTable | null;
 }
 
 export type ReportProgress = (stage: string, done: number, total: number) => void;
@@ -35,13 +38,14 @@ export async function runEngineProcess(
   };
   process.on("message", (message: ToEngine) => receive(message));
   try {
-    const { runner, vocabulary, info } = await load((stage, done, total) =>
+    const { runner, vocabulary, info, adapters } = await load((stage, done, total) =>
       send({ type: "progress", stage, done, total }),
     );
     const core = new EngineCore({
       runner,
       compileGrammar: (spec) => compileGrammar(spec, vocabulary),
       endIds: vocabulary.endIds,
+      adapters: adapters ?? null,
     });
     const onFatal = (error: Error) => fail(`The engine failed step after step: ${error.message}`);
     const loop = new EngineLoop({ core, send, onStop: () => process.exit(0), onFatal });

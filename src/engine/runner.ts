@@ -15,6 +15,14 @@ export interface StepRow {
   score: { targets: number[]; top: number } | null;
   /** Add the hidden states after the final norm, summed over `tokens`, to the result. */
   embed: boolean;
+  /** Weights beside the base, made by this runner; null or absent: the base alone. */
+  adapter?: AdapterWeights | null;
+}
+
+/** An adapter in memory. */
+export interface AdapterWeights {
+  readonly bytes: number;
+  close(): void;
 }
 
 /** What koala_sample needs for one row (ffi/include/koala.h gives the order of operations). */
@@ -83,4 +91,6 @@ export interface ModelRunner {
   readonly maxModelLen: number;
   /** Runs all rows in one packed batch. A row's result depends on its own tokens and past only, bit for bit. */
   step(rows: StepRow[]): StepResult[];
+  /** Throws an error with one sentence where the directory holds no adapter of this model. Absent: it takes none. */
+  loadAdapter?(directory: string): Promise<AdapterWeights>;
 }

@@ -44,7 +44,7 @@ export class Sequence {
     this.tokens = request.prompt.slice();
     this.promptLength = request.prompt.length;
     this.tokensMax = this.promptLength + Math.max(0, (params?.maxTokens ?? 0) - 1);
-    this.table = newPageTable(request.cacheSalt);
+    this.table = newPageTable(saltOf(request));
     this.group = "group" in request ? request.group : null;
     this.priority = "priority" in request ? request.priority : 0;
     this.promptScores = params === null || params.promptLogprobs === null ? null : [null];
@@ -124,6 +124,11 @@ export class Sequence {
     this.#hiddenSum ??= new Float64Array(sum.length);
     for (let index = 0; index < sum.length; index++) this.#hiddenSum[index]! += sum[index]!;
   }
+}
+
+/** Keys and values of one adapter mean nothing to another. The length keeps clients' salts from passing for a key. */
+function saltOf({ cacheSalt, adapter }: GenerateRequest | EmbedRequest): string {
+  return adapter == null ? `0:${cacheSalt}` : `${adapter.length}:${adapter}${cacheSalt}`;
 }
 
 const SKIPPED = -1;

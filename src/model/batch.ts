@@ -4,6 +4,7 @@ import type { Arena } from "../tensor/arena.ts";
 import type { Device } from "../tensor/device.ts";
 import type { PagedSequences } from "../tensor/ops.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import type { LoraWeights } from "./lora_weights.ts";
 
 export interface Batch {
   T: number;
@@ -14,6 +15,15 @@ export interface Batch {
   /** page * pageSize + offset, where each token's key and value go. */
   slots: Tensor;
   sequences: PagedSequences;
+  /** Token rows that have an adapter, each group once; the others have none. */
+  adapters: readonly AdapterRows[];
+}
+
+/** Tokens [first, first + count) of a batch. */
+export interface AdapterRows {
+  weights: LoraWeights;
+  first: number;
+  count: number;
 }
 
 /** One sequence's part of a batch. */
@@ -22,6 +32,8 @@ export interface BatchRow {
   /** Tokens already in the cache. */
   past: number;
   pages: ArrayLike<number>;
+  /** null or absent: the base alone. Rows of one adapter stand together. */
+  adapter?: LoraWeights | null;
 }
 
 /** Host and device memory for the largest batch, filled anew each step. */
@@ -76,7 +88,7 @@ export class BatchBuffers {
       for (let i = 0; i < row.tokens.length; i++, T++) this.place(T, row, i);
     });
     host.starts[rows.length] = T;
-    return this.upload(T, rows.length, M);
+    return { ...this.upload(T, rows.length, M), adapters: adapterRows(rows) };
   }
 
   private place(t: number, row: BatchRow, i: number): void {
@@ -88,7 +100,7 @@ export class BatchBuffers {
     this.host.slots[t] = page * this.limits.pageSize + (position % this.limits.pageSize);
   }
 
-  private upload(T: number, S: number, M: number): Batch {
+  private upload(T: number, S: number, M: number): Omit<Batch, "adapters"> {
     const send = (name: keyof typeof this.host, count: number): Tensor => {
       const tensor = this.onDevice[name].rows(count);
       this.device.upload(tensor, this.host[name], count);
@@ -109,4 +121,18 @@ export class BatchBuffers {
       },
     };
   }
+}
+
+/** Neighbours of equal adapter are one group. */
+function adapterRows(rows: readonly BatchRow[]): AdapterRows[] {
+  const groups: AdapterRows[] = [];
+  let first = 0;
+  let before: LoraWeights | null = null;
+  for (const { adapter = null, tokens } of rows) {
+    if (adapter !== null && adapter === before) (groups.at(-1) as AdapterRows).count += tokens.length;
+    else if (adapter !== null) groups.push({ weights: adapter, first, count: tokens.length });
+    before = adapter;
+    first += tokens.length;
+  }
+  return groups;
 }

@@ -25,6 +25,8 @@ export interface Transport {
   retryDelayMs: number;
   /** A connection that is silent for so long counts as cut. */
   stallMs: number;
+  /** Told before each pause that another attempt follows. */
+  onRetry: (sentence: string) => void;
 }
 
 /** The server answered, but not with what was asked for. `code`: the hub's X-Error-Code. */
@@ -81,11 +83,15 @@ export async function persist<T>(
       failures = (await progress()) > before ? 1 : failures + 1;
       if (failures >= transport.attemptsMax) throw error;
       const asked = error instanceof HttpError ? error.retryAfterMs : null;
-      const pause = asked ?? transport.retryDelayMs * 2 ** (failures - 1);
-      await Bun.sleep(Math.min(pause, 60_000));
+      const pause = Math.min(asked ?? transport.retryDelayMs * 2 ** (failures - 1), 60_000);
+      transport.onRetry(retryText(error as Error, pause, `${failures + 1} of ${transport.attemptsMax}`));
+      await Bun.sleep(pause);
     }
   }
 }
+
+const retryText = ({ message }: Error, pauseMs: number, attempt: string): string =>
+  `${message.replace(/\.$/, "")}; attempt ${attempt} follows in ${(pauseMs / 1000).toFixed(1)} s.`;
 
 /** Storage hosts answer 403 when the signature of a redirect has run out; the next attempt gets a new one. */
 function isPassing(error: unknown, transport: Transport): boolean {

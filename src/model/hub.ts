@@ -26,7 +26,8 @@ export interface FetchOptions {
   /** Default: $HF_HOME/koala, then $XDG_CACHE_HOME/koala, then ~/.cache/koala. */
   cacheDirectory?: string;
   onProgress?: (progress: FetchProgress) => void;
-  /** Told what a person should know: that a cached copy is used offline, that another process is fetching. Default: stderr. */
+  /** Told what a person should know: that a cached copy is used offline, that another process is fetching, that an
+   *  attempt failed and another follows. Default: stderr. */
   onNotice?: (sentence: string) => void;
   attemptsMax?: number;
   retryDelayMs?: number;
@@ -114,6 +115,7 @@ function resolveHub(model: ModelName, options: FetchOptions): Hub {
     attemptsMax: options.attemptsMax ?? 6,
     retryDelayMs: options.retryDelayMs ?? 500,
     stallMs: options.stallMs ?? 60_000,
+    onRetry: options.onNotice ?? console.error,
   };
   const cache = new HubCache(options.cacheDirectory ?? join(home, "koala"), model.organization, model.model);
   return { ...model, endpoint, cache, transport };

@@ -79,15 +79,25 @@ export class Llama {
 
     ops.rmsNorm(h, x, w.attentionNorm, config.normEps);
     ops.matmul(qkv, h, w.qkv, w.qkvBias);
+    this.adapt(qkv, h, batch, layer, "qkv");
     if (w.queryNorm && w.keyNorm) ops.qkNorm(qkv, w.queryNorm, w.keyNorm, heads, config.normEps);
     ops.rope(qkv, this.rope, batch.positions, heads);
     attend(attended, qkv, batch, layer);
     ops.matmul(x, attended, w.output, w.outputBias, true);
+    this.adapt(x, attended, batch, layer, "output");
 
     ops.rmsNorm(h, x, w.mlpNorm, config.normEps);
     ops.matmul(gateUp, h, w.gateUp, w.gateUpBias);
+    this.adapt(gateUp, h, batch, layer, "gateUp");
     ops.siluMul(gated, gateUp);
     ops.matmul(x, gated, w.down, w.downBias, true);
+    this.adapt(x, gated, batch, layer, "down");
+  }
+
+  /** y += s B A x in the rows that have an adapter; the others are not touched. */
+  private adapt(y: Tensor, x: Tensor, { adapters }: Batch, layer: number, key: keyof Block): void {
+    for (const { weights, first, count } of adapters)
+      weights.add(this.ops, y.rows(count, first), x.rows(count, first), layer, key);
   }
 }
 

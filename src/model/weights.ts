@@ -307,7 +307,8 @@ class Loader {
   }
 }
 
-function toFloats(bytes: Uint8Array, type: DType): Float32Array | Float64Array {
+/** The raw bytes of a tensor as numbers. */
+export function toFloats(bytes: Uint8Array, type: DType): Float32Array | Float64Array {
   switch (type) {
     case "f32":
       return new Float32Array(bytes.buffer);

@@ -1,12 +1,11 @@
 /** What the routes of files, uploads and fine-tuning jobs need from whoever runs the server.
  *  The server itself knows neither training nor data: it writes rows, and others read them. */
-import type { JobMethod, JobSource } from "../store/jobs.ts";
+import type { JobSource } from "../store/jobs.ts";
 import type { StoredFile } from "../store/files.ts";
 import type { Store } from "../store/store.ts";
 import { RequestError } from "../util/errors.ts";
 import type { ServerContext } from "./context.ts";
 import type { FileArea } from "./file_area.ts";
-import type { KoalaSettings } from "./schema/fine_tuning.ts";
 
 export interface FineTuning {
   store: Store;
@@ -15,8 +14,8 @@ export interface FineTuning {
   keepFile(jobId: string, kind: FileKind, file: StoredFile): Promise<string>;
   /** Forgets what was put by for a job that was not made. */
   dropFiles(jobId: string): Promise<void>;
-  /** Reads the whole file as training data. Throws what names line and reason in one sentence. */
-  checkData(file: DataFile): Promise<void>;
+  /** Processes that may train one job together. */
+  ranksMax: number;
   /** Where a served or stored model's weights are; null: there is no such model to tune. */
   sourceOf(model: string): Promise<JobSource | null>;
   /** The queue has changed. */
@@ -28,12 +27,6 @@ export interface FineTuning {
 }
 
 export type FileKind = "training_file" | "validation_file";
-
-export interface DataFile {
-  path: string;
-  method: JobMethod["type"];
-  settings: KoalaSettings;
-}
 
 export function fineTuningOf(context: ServerContext): FineTuning {
   if (context.fineTuning !== null) return context.fineTuning;

@@ -79,12 +79,13 @@ export class Metrics {
       "Ended sequences.",
       labelled(this.#finished, ["model_name", "finished_reason"]),
     );
+    const engines = models.filter((model) => !model.sharesEngine);
     for (const [name, help, kind, value] of ENGINE_METRICS)
       for (const prefix of ["koala_", "vllm:"])
         page[kind](
           prefix + name,
           help,
-          models.map((model) => [{ model_name: model.id }, value(model)]),
+          engines.map((model) => [{ model_name: model.id }, value(model)]),
         );
     page.gauge(
       "koala_model_up",
@@ -94,12 +95,12 @@ export class Metrics {
     page.gauge(
       "koala_engine_stalled_seconds",
       "Since the last step, while something runs.",
-      models.map((m) => [{ model_name: m.id }, m.engine.stats.stalledMs / 1000]),
+      engines.map((m) => [{ model_name: m.id }, m.engine.stats.stalledMs / 1000]),
     );
     page.gauge(
       "vllm:cache_config_info",
       "Pages of the KV cache.",
-      models.map((m) => [
+      engines.map((m) => [
         {
           model_name: m.id,
           block_size: String(m.engine.stats.pageSize),
@@ -108,6 +109,7 @@ export class Metrics {
         1,
       ]),
     );
+    page.gauge("vllm:lora_requests_info", "Adapters that requests run with and wait for.", adapters(engines));
     for (const [key, histogram] of this.#histograms) {
       const [name, model] = key.split("\n") as [HistogramName, string];
       for (const prefix of ["koala_", "vllm:"])
@@ -144,6 +146,18 @@ const ENGINE_METRICS: [name: string, help: string, kind: "gauge" | "counter", va
 function cacheUsage(model: ServedModel): number {
   const { pagesUsed, pagesTotal } = model.engine.stats;
   return pagesTotal === 0 ? 0 : pagesUsed / pagesTotal;
+}
+
+/** One sample over all engines that take adapters, as vLLM has it: its value is the time, its labels say what is so then. */
+function adapters(models: readonly ServedModel[]): Sample[] {
+  const stats = models.map(({ engine }) => engine.stats).filter(({ adaptersMax }) => adaptersMax > 0);
+  if (stats.length === 0) return [];
+  const labels = {
+    max_lora: String(stats.reduce((sum, { adaptersMax }) => sum + adaptersMax, 0)),
+    waiting_lora_adapters: stats.flatMap(({ adaptersWaiting }) => adaptersWaiting).join(","),
+    running_lora_adapters: stats.flatMap(({ adaptersRunning }) => adaptersRunning).join(","),
+  };
+  return [[labels, Date.now() / 1000]];
 }
 
 type Sample = [labels: Record<string, string>, value: number];

@@ -7,7 +7,7 @@ import { type ChatTemplate, loadTemplate, namedTemplate } from "./template.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 import { type JsonObject, readJsonObject } from "./tokenizer_file.ts";
 
-const recordFile = "koala.json";
+export const recordFile = "koala.json";
 
 /** The template to serve `directory` with: the one named, else the one it was trained with, else its own; null where it has none.
  *  Throws UsageError where tokenizer or template are not those of the training. */

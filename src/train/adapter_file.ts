@@ -1,108 +1,40 @@
 /** LoRA adapters as PEFT keeps them: adapter_config.json and adapter_model.safetensors; and merging them into weights. */
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import { z } from "zod";
 import type { LlamaConfig } from "../model/config.ts";
-import { readSafetensorsHeader, type TensorToWrite, writeSafetensors } from "../model/safetensors.ts";
-import { elementType } from "../model/weights.ts";
+import {
+  adapterConfigFile,
+  adapterParts,
+  adapterWeightsFile,
+  type LoraConfig,
+  loraScale,
+  peftPrefix,
+  readAdapterTensors,
+} from "../model/lora.ts";
+import { type TensorToWrite, writeSafetensors } from "../model/safetensors.ts";
 import type { Arena } from "../tensor/arena.ts";
 import { type Device, MappedFile } from "../tensor/device.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import type { TrainOps } from "./ops.ts";
-import { UsageError } from "../util/errors.ts";
-import { adapterParts, linearNames, type LoraConfig, loraScale } from "./adapters.ts";
 import { type FlatState, parameterView } from "./flat_state.ts";
 import { allocatePackScratch, type LinearContext, packInto, VectorScratch } from "./linear.ts";
 import { allocateAll } from "./memory.ts";
 import { exportTensors, weightPieces, WeightWriter } from "./parameters.ts";
 
-const configFile = "adapter_config.json";
-const weightsFile = "adapter_model.safetensors";
-/** PEFT wraps the model twice. */
-const prefix = "base_model.model.";
-
-const peftConfig = z.looseObject({
-  peft_type: z.literal("LORA"),
-  r: z.int().min(1),
-  lora_alpha: z.number(),
-  lora_dropout: z.number().default(0),
-  use_rslora: z.boolean().default(false),
-  target_modules: z.array(z.string()).min(1),
-  bias: z.string().default("none"),
-});
-
-/** Fields of PEFT that change what an adapter computes, and that Koala does not have. */
-const refused = [
-  "use_dora",
-  "lora_bias",
-  "rank_pattern",
-  "alpha_pattern",
-  "modules_to_save",
-  "fan_in_fan_out",
-  "layers_to_transform",
-  "trainable_token_indices",
-];
-
-/** Throws UsageError naming the file and what in it is not supported. */
-export async function readAdapterConfig(directory: string): Promise<LoraConfig> {
-  const path = join(directory, configFile);
-  const file = Bun.file(path);
-  if (!(await file.exists()))
-    throw new UsageError(`${directory} holds no ${configFile}, so it is no PEFT adapter.`);
-  const parsed = peftConfig.safeParse(await file.json().catch(() => null));
-  if (!parsed.success)
-    throw new UsageError(
-      `${path} is not a LoRA configuration: ${parsed.error.issues[0]?.path.join(".")} ${parsed.error.issues[0]?.message}.`,
-    );
-  const { data } = parsed;
-  const unsupported = refused.find((key) => isSet(data[key])) ?? (data.bias === "none" ? undefined : "bias");
-  if (unsupported !== undefined)
-    throw new UsageError(
-      `${path}: ${unsupported} is ${JSON.stringify(data[unsupported])}, which is not supported.`,
-    );
-  return {
-    rank: data.r,
-    alpha: data.lora_alpha,
-    dropout: data.lora_dropout,
-    // In the model's order, as they are written.
-    targets: [
-      ...linearNames.filter((name) => data.target_modules.includes(name)),
-      ...data.target_modules.filter((name) => !(linearNames as readonly string[]).includes(name)),
-    ],
-    rsLora: data.use_rslora,
-  };
-}
-
-const isSet = (value: unknown): boolean =>
-  value !== undefined &&
-  value !== null &&
-  value !== false &&
-  !(typeof value === "object" && Object.keys(value).length === 0);
-
 /** Fills the adapters' weights. Throws UsageError for a tensor that is missing, left over or misshapen. */
 export async function loadAdapter(ops: TrainOps, state: FlatState, directory: string): Promise<void> {
-  const path = join(directory, weightsFile);
-  const { tensors } = await readSafetensorsHeader(path);
-  const known = new Set([...state.layout.parameters.keys()].map((name) => prefix + name));
-  const left = [...tensors.keys()].find((name) => !known.has(name));
-  if (left !== undefined)
-    throw new UsageError(`${path}: tensor ${left} has no place beside this model's layers.`);
+  const parameters = state.blocks.flatMap((block) =>
+    block.layout.parameters.map((parameter) => ({ block, parameter })),
+  );
+  const { path, entryOf } = await readAdapterTensors(
+    directory,
+    parameters.map(({ parameter }) => ({ name: parameter.name, shape: [...parameter.shape] })),
+  );
   const file = MappedFile.open(ops.device, path);
   const writer = new WeightWriter(ops, state);
-  for (const block of state.blocks) {
-    for (const parameter of block.layout.parameters) {
-      const entry = tensors.get(prefix + parameter.name);
-      if (!entry) throw new UsageError(`${path}: tensor ${prefix}${parameter.name} is missing.`);
-      if (entry.shape.join() !== parameter.shape.join())
-        throw new UsageError(
-          `${path}: tensor ${prefix}${parameter.name} has shape [${entry.shape}], the model needs [${parameter.shape}].`,
-        );
-      writer.write(
-        block,
-        parameter,
-        new Tensor(file.data + entry.begin, parameter.shape, elementType({ file: path, ...entry })),
-      );
-    }
+  for (const { block, parameter } of parameters) {
+    const { begin, type } = entryOf(parameter.name);
+    writer.write(block, parameter, new Tensor(file.data + begin, parameter.shape, type));
   }
   writer.close();
   file.close();
@@ -119,9 +51,9 @@ export async function saveAdapter(
   await mkdir(directory, { recursive: true });
   const tensors = exportTensors(device, state, "F32").map((tensor) => ({
     ...tensor,
-    name: prefix + tensor.name,
+    name: peftPrefix + tensor.name,
   }));
-  await writeSafetensors(join(directory, weightsFile), tensors, { format: "pt" });
+  await writeSafetensors(join(directory, adapterWeightsFile), tensors, { format: "pt" });
   const config = {
     base_model_name_or_path: base,
     bias: "none",
@@ -137,7 +69,7 @@ export async function saveAdapter(
     use_dora: false,
     use_rslora: lora.rsLora,
   };
-  await Bun.write(join(directory, configFile), JSON.stringify(config, null, 2));
+  await Bun.write(join(directory, adapterConfigFile), JSON.stringify(config, null, 2));
 }
 
 /** The base's weights with s B A added to the adapted ones, made when their turn to be written comes: neither base nor adapters

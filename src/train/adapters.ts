@@ -3,68 +3,13 @@
  *  In fused matrices (q, k, v; gate, up) an adapter has its own columns, which row gathers over [T * N/g, g] move. */
 import { layoutOf, type FlatLayout } from "../model/flat_layout.ts";
 import type { LlamaConfig } from "../model/config.ts";
-import { parametersOf } from "../model/weights.ts";
+import { type AdapterPart, adapterParts, type LoraConfig, loraScale } from "../model/lora.ts";
 import { bytesOf, type DType, Tensor } from "../tensor/tensor.ts";
 import type { Device } from "../tensor/device.ts";
-import { UsageError } from "../util/errors.ts";
 import { type BlockState, groupView } from "./flat_state.ts";
 import { type LinearContext, packInto } from "./linear.ts";
 import type { Allocator } from "./memory.ts";
 import { mixSeed, type RandomPlace, site } from "./random_place.ts";
-
-export interface LoraConfig {
-  rank: number;
-  alpha: number;
-  dropout: number;
-  /** Names of linear layers, as q_proj. */
-  targets: string[];
-  rsLora: boolean;
-}
-
-/** One adapted layer: columns [column, column + width) of the fused output `key` of a block. */
-export interface AdapterPart {
-  /** "self_attn.q_proj" under "model.layers.N." */
-  path: string;
-  key: string;
-  column: number;
-  width: number;
-  /** Of the fused output, and of the input. */
-  N: number;
-  K: number;
-}
-
-export const linearNames = [
-  "q_proj",
-  "k_proj",
-  "v_proj",
-  "o_proj",
-  "gate_proj",
-  "up_proj",
-  "down_proj",
-] as const;
-
-export const loraScale = (lora: LoraConfig): number =>
-  lora.alpha / (lora.rsLora ? Math.sqrt(lora.rank) : lora.rank);
-
-/** The adapted layers of block `layer`, in the model's order. Throws UsageError for a name that no layer has. */
-export function adapterParts(config: LlamaConfig, lora: LoraConfig, layer: number): AdapterPart[] {
-  const unknown = lora.targets.find((name) => !(linearNames as readonly string[]).includes(name));
-  if (unknown !== undefined)
-    throw new UsageError(
-      `LoRA target ${unknown} is not a linear layer; known are ${linearNames.join(", ")}.`,
-    );
-  return (parametersOf(config).layers[layer] ?? []).flatMap((parameter) => {
-    if (!("matrix" in parameter)) return [];
-    let column = 0;
-    return parameter.matrix.flatMap((part): AdapterPart[] => {
-      const width = part.shape[0] as number;
-      const path = part.name.replace(/^model\.layers\.\d+\./, "").replace(/\.weight$/, "");
-      const place = { path, key: parameter.key, column, width, N: parameter.N, K: parameter.K };
-      column += width;
-      return lora.targets.includes(path.split(".").at(-1) as string) ? [place] : [];
-    });
-  });
-}
 
 /** Flat blocks of the adapters: one a transformer block, names as in the model ("model.layers.0....lora_A.weight"). */
 export function adapterLayout(config: LlamaConfig, lora: LoraConfig): FlatLayout {

@@ -1,5 +1,5 @@
 /** Files, uploads and fine-tuning jobs through the official client, over processes that train nothing. */
-import { afterAll, expect, test } from "bun:test";
+import { afterEach, expect, test } from "bun:test";
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
@@ -22,8 +22,9 @@ let folders = 0;
 const newFolder = (): string => join(folder, String(folders++));
 const model = await makeTinyModel(join(folder, "base"), { chatTemplate: trainableTemplate });
 
+/** Each holds connections to the database, which has only so many. */
 const open: TuningServer[] = [];
-afterAll(() => Promise.all(open.map((server) => server.close())));
+afterEach(() => Promise.all(open.splice(0).map((server) => server.close())));
 
 const rejected = async (promise: Promise<unknown>): Promise<any> =>
   promise.then(
@@ -37,7 +38,7 @@ const collect = async <T>(pages: AsyncIterable<T>): Promise<T[]> => {
   return all;
 };
 
-onEachDatabase("fine-tuning", (newDatabase, dialect) => {
+onEachDatabase("fine-tuning", (newDatabase) => {
   async function start(more: Partial<Parameters<typeof tuningServer>[0]> = {}) {
     const server = await tuningServer({
       database: await newDatabase(),
@@ -48,9 +49,6 @@ onEachDatabase("fine-tuning", (newDatabase, dialect) => {
     open.push(server);
     return server;
   }
-
-  /** What the database has no part in is shown on one of them. */
-  const testOnce = test.skipIf(dialect === "postgres");
 
   test("upload, create, poll, events, checkpoints, result file, chat with both models, delete", async () => {
     const { client, context, engine } = await start();
@@ -71,7 +69,8 @@ onEachDatabase("fine-tuning", (newDatabase, dialect) => {
       method: { type: "supervised", supervised: { hyperparameters: { n_epochs: 2, batch_size: "auto" } } },
     });
     expect(created).toMatchObject({ object: "fine_tuning.job", seed: 42, finished_at: null, error: null });
-    expect(["queued", "running"]).toContain(created.status);
+    // As OpenAI's: the answer does not wait for the files to be read.
+    expect(created.status).toBe("validating_files");
     // The file may go: the job has put its bytes by.
     await client.files.delete(file.id);
     const done = await jobUntil(client, created.id);
@@ -154,7 +153,7 @@ onEachDatabase("fine-tuning", (newDatabase, dialect) => {
     expect(await rejected(jobs.resume(second.id))).toMatchObject({ status: 400, code: "cannot_resume" });
   });
 
-  testOnce("lists are filtered by metadata and paged, and what is not there is a 404", async () => {
+  test("lists are filtered by metadata and paged, and what is not there is a 404", async () => {
     const { client } = await start();
     const { id: training_file } = await uploadTraining(client);
     const { jobs } = client.fineTuning;
@@ -178,34 +177,30 @@ onEachDatabase("fine-tuning", (newDatabase, dialect) => {
     expect(await rejected(jobs.list({ limit: 0 }).then())).toMatchObject({ status: 400, param: "limit" });
   });
 
-  testOnce(
-    "a killed training process goes on where it was; one that always dies fails its job, not the server",
-    async () => {
-      const { client, notices } = await start({ leaseMs: 600 });
-      const { id: training_file } = await uploadTraining(client);
-      const { jobs } = client.fineTuning;
-      const once = await jobs.create({ model: "tiny", training_file, metadata: { steps: "8", die_at: "6" } });
-      expect((await jobUntil(client, once.id)).status).toBe("succeeded");
-      const events = await collect(jobs.listEvents(once.id, { limit: 100 }));
-      expect(events.some(({ message }) => message.startsWith("Training goes on at step 4 of 8"))).toBe(true);
-      const steps = events.flatMap(({ type, data }) => (type === "metrics" ? [(data as any).step] : []));
-      expect(steps.toReversed()).toEqual([1, 2, 3, 4, 5, 6, 7, 8]);
-      expect(notices.join("\n")).toContain(`The process of fine-tuning job ${once.id} ended by signal`);
+  test("a killed training process goes on where it was; one that always dies fails its job, not the server", async () => {
+    const { client, notices } = await start({ leaseMs: 600 });
+    const { id: training_file } = await uploadTraining(client);
+    const { jobs } = client.fineTuning;
+    const once = await jobs.create({ model: "tiny", training_file, metadata: { steps: "8", die_at: "6" } });
+    expect((await jobUntil(client, once.id)).status).toBe("succeeded");
+    const events = await collect(jobs.listEvents(once.id, { limit: 100 }));
+    expect(events.some(({ message }) => message.startsWith("Training goes on at step 4 of 8"))).toBe(true);
+    const steps = events.flatMap(({ type, data }) => (type === "metrics" ? [(data as any).step] : []));
+    expect(steps.toReversed()).toEqual([1, 2, 3, 4, 5, 6, 7, 8]);
+    expect(notices.join("\n")).toContain(`The process of fine-tuning job ${once.id} ended by signal`);
 
-      const always = await jobs.create({
-        model: "tiny",
-        training_file,
-        metadata: { steps: "8", epochs: "1", die_at: "1", die_always: "true" },
-      });
-      const failed = await jobUntil(client, always.id);
-      expect(failed).toMatchObject({ status: "failed", error: { code: "training_process_died" } });
-      expect(failed.error!.message).toMatch(/died 3 times in a row/);
-      expect((await client.models.list()).data.length).toBeGreaterThan(0);
-    },
-    15_000,
-  );
+    const always = await jobs.create({
+      model: "tiny",
+      training_file,
+      metadata: { steps: "8", epochs: "1", die_at: "1", die_always: "true" },
+    });
+    const failed = await jobUntil(client, always.id);
+    expect(failed).toMatchObject({ status: "failed", error: { code: "training_process_died" } });
+    expect(failed.error!.message).toMatch(/died 3 times in a row/);
+    expect((await client.models.list()).data.length).toBeGreaterThan(0);
+  }, 15_000);
 
-  testOnce("a failing job says why; of our own mistakes it tells no details", async () => {
+  test("a failing job says why; of our own mistakes it tells no details", async () => {
     const { client } = await start();
     const { id: training_file } = await uploadTraining(client);
     const { jobs } = client.fineTuning;
@@ -221,35 +216,31 @@ onEachDatabase("fine-tuning", (newDatabase, dialect) => {
     expect(JSON.stringify(failed)).not.toContain("secret");
   });
 
-  testOnce(
-    "after a restart the models are there and a job that was running goes on",
-    async () => {
-      const of = { database: await newDatabase(), dataDirectory: newFolder() };
-      const before = await start(of);
-      const { id: training_file } = await uploadTraining(before.client);
-      const quick = await before.client.fineTuning.jobs.create({ model: "tiny", training_file });
-      const { fine_tuned_model: made } = await jobUntil(before.client, quick.id);
-      const slow = await before.client.fineTuning.jobs.create({
-        model: made!,
-        training_file,
-        metadata: { steps: "30", step_ms: "20", epochs: "1" },
-      });
-      await until(async () => ((await before.client.fineTuning.jobs.retrieve(slow.id)) as any).step >= 3);
-      await before.close();
-      open.splice(open.indexOf(before), 1);
+  test("after a restart the models are there and a job that was running goes on", async () => {
+    const of = { database: await newDatabase(), dataDirectory: newFolder() };
+    const before = await start(of);
+    const { id: training_file } = await uploadTraining(before.client);
+    const quick = await before.client.fineTuning.jobs.create({ model: "tiny", training_file });
+    const { fine_tuned_model: made } = await jobUntil(before.client, quick.id);
+    const slow = await before.client.fineTuning.jobs.create({
+      model: made!,
+      training_file,
+      metadata: { steps: "30", step_ms: "20", epochs: "1" },
+    });
+    await until(async () => ((await before.client.fineTuning.jobs.retrieve(slow.id)) as any).step >= 3);
+    await before.close();
+    open.splice(open.indexOf(before), 1);
 
-      const after = await start(of);
-      const { data } = await after.client.models.list();
-      expect(data.map(({ id }) => id)).toContain(made!);
-      const done = await jobUntil(after.client, slow.id);
-      expect(done).toMatchObject({ status: "succeeded", model: made });
-      // Named after the model that all tuning began with.
-      expect(done.fine_tuned_model).toMatch(/^ft:tiny:koala::\w{8}$/);
-      const events = await collect(after.client.fineTuning.jobs.listEvents(slow.id, { limit: 100 }));
-      expect(events.some(({ message }) => /^Training goes on at step \d+ of 30/.test(message))).toBe(true);
-    },
-    15_000,
-  );
+    const after = await start(of);
+    const { data } = await after.client.models.list();
+    expect(data.map(({ id }) => id)).toContain(made!);
+    const done = await jobUntil(after.client, slow.id);
+    expect(done).toMatchObject({ status: "succeeded", model: made });
+    // Named after the model that all tuning began with.
+    expect(done.fine_tuned_model).toMatch(/^ft:tiny:koala::\w{8}$/);
+    const events = await collect(after.client.fineTuning.jobs.listEvents(slow.id, { limit: 100 }));
+    expect(events.some(({ message }) => /^Training goes on at step \d+ of 30/.test(message))).toBe(true);
+  }, 15_000);
 
   test("uploads come in parts, side by side, and are checked", async () => {
     const { client, tuning } = await start();
@@ -307,7 +298,7 @@ onEachDatabase("fine-tuning", (newDatabase, dialect) => {
     }
   });
 
-  testOnce("a request keeps the model that it began with, though it is deleted in the meantime", async () => {
+  test("a request keeps the model that it began with, though it is deleted in the meantime", async () => {
     const text = "koala ".repeat(20);
     const { client, tuning } = await start({ engine: { stepMs: 5, script: () => text } });
     const { id: training_file } = await uploadTraining(client);

@@ -31,8 +31,8 @@ const args = [
 const servers: RunningServer[] = [];
 afterAll(() => Promise.all(servers.map((server) => server.stop("SIGKILL"))));
 
-async function start(): Promise<{ client: OpenAI; server: RunningServer }> {
-  const server = await startKoala([...args, "--training-threads", "1"]);
+async function start(...more: string[]): Promise<{ client: OpenAI; server: RunningServer }> {
+  const server = await startKoala([...args, "--training-threads", "1", ...more]);
   servers.push(server);
   return { server, client: new OpenAI({ baseURL: `${server.url}/v1`, apiKey: "none", maxRetries: 0 }) };
 }
@@ -66,8 +66,8 @@ function trainingProcesses(jobId: string): number[] {
 }
 
 describe("koala serve --data-dir", () => {
-  test("trains, serves what it trained beside the base, and has it again after kill -9", async () => {
-    const first = await start();
+  test("trains, serves what it trained beside the base, and has it again after kill -9, by two ranks and then by one", async () => {
+    const first = await start("--training-ranks", "2");
     const { id: training_file } = await uploadTraining(first.client, trainingLines(4));
     const job = await first.client.fineTuning.jobs.create({
       model: "base",

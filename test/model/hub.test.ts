@@ -41,6 +41,7 @@ function fetchFrom(hub: StandInHub, options: FetchOptions = {}, name = hub.model
     token: null,
     retryDelayMs: 1,
     cacheDirectory: newCache(),
+    onNotice: () => {},
     ...options,
   });
 }
@@ -188,15 +189,19 @@ describe("a broken connection", () => {
       kind: "sha256",
       hex: "88d4266fd4e6338d13b845fcf289579d209c897823b9217da3e161936f031589",
     } as const; // printf abcd | sha256sum
-    const transport = { token: null, origin, attemptsMax: 2, retryDelayMs: 1, stallMs: 5000 };
+    const retries: string[] = [];
+    const onRetry = (sentence: string) => void retries.push(sentence);
+    const transport = { token: null, origin, attemptsMax: 2, retryDelayMs: 1, stallMs: 5000, onRetry };
     await downloadFile({ url: `${origin}/file`, path, bytes: 4, hash }, transport, () => {});
     expect(readFileSync(path, "utf8")).toBe("abcd");
     expect(requests).toEqual(["whole", "bytes=2-"]);
+    expect(retries).toHaveLength(1);
     server.stop(true);
   });
 
   test("of a server that falls silent is given up and tried again", async () => {
     let requests = 0;
+    const notices: string[] = [];
     const silent = Bun.serve({
       port: 0,
       hostname: "127.0.0.1",
@@ -210,9 +215,15 @@ describe("a broken connection", () => {
       attemptsMax: 3,
       stallMs: 50,
       cacheDirectory: newCache(),
+      onNotice: (sentence) => notices.push(sentence),
     });
     expect(await refusal(fetching)).toMatch(/was silent for 0.05 s/);
     expect(requests).toBe(3);
+    const host = `127.0.0.1:${silent.port}`;
+    expect(notices).toEqual([
+      `${host} was silent for 0.05 s; attempt 2 of 3 follows in 0.0 s.`,
+      `${host} was silent for 0.05 s; attempt 3 of 3 follows in 0.0 s.`,
+    ]);
     await silent.stop(true);
   });
 });

@@ -1,12 +1,13 @@
 /** What files, uploads and jobs refuse, in OpenAI's error shape, and what a stranger's form must not do. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { existsSync, readdirSync } from "node:fs";
+import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { toFile } from "openai";
 import { temporaryFolder } from "../support/temporary.ts";
 import { testServer } from "../support/test_server.ts";
 import { makeTinyModel } from "../support/tiny_model.ts";
 import {
+  jobUntil,
   trainableTemplate,
   trainingLines,
   tuningServer,
@@ -24,6 +25,7 @@ beforeAll(async () => {
     database: join(folder, "koala.db"),
     dataDirectory: join(folder, "data"),
     model,
+    ranksMax: 2,
   });
   good = (await uploadTraining(server.client)).id;
 });
@@ -51,11 +53,23 @@ const create = (more: object) =>
 const createWith = async (text: string, more: object = {}) =>
   create({ training_file: (await uploadTraining(server.client, text)).id, ...more });
 
+/** The error of a job whose file is found to be wrong when it is read. */
+async function faultOf(created: Response): Promise<{ code: string; message: string; param: string | null }> {
+  expect(created.status).toBe(200);
+  const { id, status } = (await created.json()) as { id: string; status: string };
+  expect(status).toBe("validating_files");
+  const job = await jobUntil(server.client, id);
+  expect(job).toMatchObject({ status: "failed", fine_tuned_model: null, finished_at: expect.any(Number) });
+  const [last] = (await server.client.fineTuning.jobs.listEvents(id)).data;
+  expect(last).toMatchObject({ level: "error", message: job.error!.message });
+  return job.error!;
+}
+
 const line = (messages: unknown) => `${JSON.stringify({ messages })}\n`;
 const user = { role: "user", content: "Hi" };
 const assistant = { role: "assistant", content: "Hello." };
 
-describe("training data that is refused", () => {
+describe("training data that fails its job", () => {
   test.each([
     ["no JSON", `${trainingLines(2)}{"messages": [oops\n`, /^train\.jsonl line 3: malformed JSON/],
     ["no object", `${trainingLines(1)}42\n`, /^train\.jsonl line 2: the line is no JSON object/],
@@ -85,21 +99,30 @@ describe("training data that is refused", () => {
       /line 2: the bytes are not UTF-8/,
     ],
   ])("%s", async (_, text, reason) => {
-    const error = await refused(await createWith(text as string), 400);
+    const error = await faultOf(await createWith(text as string));
     expect(error).toMatchObject({ param: "training_file", code: "invalid_training_file" });
     expect(error.message).toMatch(reason);
   });
 
-  test("leaves nothing behind", () => {
-    expect(readdirSync(join(folder, "data"))).not.toContain("jobs/");
+  test("a request that is refused leaves nothing behind", async () => {
     const jobs = join(folder, "data", "jobs");
-    expect(existsSync(jobs) ? readdirSync(jobs) : []).toEqual([]);
+    const before = readdirSync(jobs);
+    await refused(await create({ metadata: { koala_ranks: "3" } }), 400);
+    await refused(await create({ validation_file: "file-none" }), 400);
+    expect(readdirSync(jobs)).toEqual(before);
+  });
+
+  test("a validation file is read, too, and named", async () => {
+    const { id: validation_file } = await uploadTraining(server.client, "{}\n", "held-out.jsonl");
+    const error = await faultOf(await create({ validation_file }));
+    expect(error).toMatchObject({ code: "invalid_training_file", param: "validation_file" });
+    expect(error.message).toMatch(/^held-out\.jsonl line 1: messages is not a list/);
   });
 
   test("pairs where dialogues are asked for, and the reverse", async () => {
     const pair = `${JSON.stringify({ input: { messages: [user] }, preferred_output: [assistant], non_preferred_output: [{ role: "assistant", content: "No." }] })}\n`;
-    expect((await refused(await createWith(pair), 400)).message).toMatch(/line 1: messages is not a list/);
-    const dpo = await refused(await create({ method: { type: "dpo" } }), 400);
+    expect((await faultOf(await createWith(pair))).message).toMatch(/line 1: messages is not a list/);
+    const dpo = await faultOf(await create({ method: { type: "dpo" } }));
     expect(dpo.message).toMatch(/^train\.jsonl line 1: input is missing/);
     expect((await refused(await create({ validation_file: "file-none" }), 400)).param).toBe(
       "validation_file",
@@ -163,6 +186,12 @@ describe("jobs that are refused", () => {
       /whole number from 16/,
     ],
     [{ metadata: { koala_lora_rank: "8" } }, "metadata.koala_lora_rank", /needs koala_method lora/],
+    [
+      { metadata: { koala_ranks: "3" } },
+      "metadata.koala_ranks",
+      /is 3, but this server trains a job on at most 2: .* --training-ranks/,
+    ],
+    [{ metadata: { koala_ranks: "0" } }, "metadata.koala_ranks", /whole number from 1 to 8/],
     [{ metadata: { koala_markers: "true" } }, "metadata.koala_markers", /needs koala_template koala/],
     [
       { metadata: Object.fromEntries(Array.from({ length: 17 }, (_, i) => [`k${i}`, "v"])) },
@@ -201,7 +230,7 @@ describe("jobs that are refused", () => {
     const error = await refused(await create({ model: "bare" }), 400);
     expect(error).toMatchObject({ param: "metadata.koala_template", code: "no_chat_template" });
     const job = await (await create({ model: "bare", metadata: { koala_template: "koala" } })).json();
-    expect(job.status).toBe("queued");
+    expect(job.status).toBe("validating_files");
     await server.client.fineTuning.jobs.cancel(job.id);
   });
 

@@ -2,22 +2,20 @@
  *  together and taken apart again. */
 import { mkdir, readdir, rm, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
-import { readRecords } from "../../data/reader.ts";
 import type { ModelRegistry } from "../../server/context.ts";
 import { FileArea } from "../../server/file_area.ts";
-import type { DataFile, FineTuning } from "../../server/fine_tuning.ts";
+import type { FineTuning } from "../../server/fine_tuning.ts";
 import { findFile, removeExpiredFiles } from "../../store/files.ts";
-import { findJob, type JobSource } from "../../store/jobs.ts";
+import { findJob, type JobSource, leaseMs as defaultLeaseMs } from "../../store/jobs.ts";
 import { findModel } from "../../store/models.ts";
 import { openStore, type Store } from "../../store/store.ts";
 import { removeFinishedParts } from "../../store/uploads.ts";
 import { trainedTemplate } from "../../text/model_record.ts";
-import { UsageError } from "../../util/errors.ts";
 import type { TrainJobOptions } from "../train_job.ts";
 import { inputFolder, jobFolder, linkFile, removeWorkingFiles } from "./folders.ts";
-import { formatOf } from "./job_recipe.ts";
 import { Supervisor, type SupervisorOptions } from "./supervisor.ts";
 import { TunedModels, type TunedModelsOptions } from "./tuned_models.ts";
+import { Validator } from "./validation.ts";
 
 export interface FineTuningOptions
   extends
@@ -30,6 +28,10 @@ export interface FineTuningOptions
   template: string | null;
   /** Compute threads of a training process; 0: one a core. */
   threads: number;
+  /** Processes that may train one job together. */
+  ranksMax: number;
+  /** Of files, uploads and what jobs make; null: as much as the disk holds. */
+  storageMax: number | null;
   /** The command line of a training process. */
   command: (options: TrainJobOptions) => string[];
 }
@@ -44,21 +46,29 @@ const sweepMs = 60_000;
 
 /** The models of earlier jobs are in the registry when this returns. */
 export async function startFineTuning(options: FineTuningOptions): Promise<RunningFineTuning> {
-  const { registry, log, command, threads, jobsMax, pollMs, leaseMs, stopGraceMs } = options;
+  const { registry, log, command, threads, ranksMax, jobsMax, pollMs, leaseMs, stopGraceMs } = options;
   const dataDirectory = resolve(options.dataDirectory);
   await mkdir(dataDirectory, { recursive: true, mode: 0o700 });
   const store = await openStore(options.database);
   try {
-    const area = new FileArea(dataDirectory);
+    const area = new FileArea(dataDirectory, options.storageMax);
     const models = new TunedModels({ store, registry, dataDirectory, open: options.open, log });
     await models.sync();
     const sweeper = new Sweeper(store, area, log);
-    const supervisor = new Supervisor({
+    const validator = new Validator({
       store,
-      command: (job) => command({ ...job, dataDirectory, threads }),
+      dataDirectory,
+      leaseMs: leaseMs ?? defaultLeaseMs,
+      log,
+      onVerdict: () => supervisor.wake(),
+    });
+    const supervisor: Supervisor = new Supervisor({
+      store,
+      command: (job) => command({ ...job, dataDirectory, threads, ranksMax, storageMax: options.storageMax }),
       environment: { KOALA_DATABASE: options.database },
       log,
       onChange: async () => {
+        validator.look();
         await models.sync();
         await sweeper.sweepNowAndThen();
       },
@@ -68,7 +78,7 @@ export async function startFineTuning(options: FineTuningOptions): Promise<Runni
       store,
       area,
       ...jobFiles(dataDirectory, area),
-      checkData,
+      ranksMax,
       sourceOf: (model) => sourceOf(model, { store, registry, dataDirectory, template: options.template }),
       wake: () => supervisor.wake(),
       serveNewModels: () => models.sync(),
@@ -76,6 +86,7 @@ export async function startFineTuning(options: FineTuningOptions): Promise<Runni
     };
     const close = async () => {
       await supervisor.close();
+      await validator.close();
       await store.close();
     };
     return { fineTuning, store, close };
@@ -94,19 +105,6 @@ function jobFiles(dataDirectory: string, area: FileArea): Pick<FineTuning, "keep
     },
     dropFiles: (jobId) => rm(join(dataDirectory, jobFolder(jobId)), { recursive: true, force: true }),
   };
-}
-
-/** Every record: a job that waited for hours should not fail at its first line. */
-async function checkData({ path, method, settings }: DataFile): Promise<void> {
-  let examples = 0;
-  for await (const read of readRecords(path, { format: formatOf(method, settings) })) {
-    const place = `${read.file} line ${read.line}`;
-    if (read.verdict === "dropped") throw new UsageError(`${place}: ${read.reason}.`);
-    if (method === "dpo" && read.record.kind !== "preference")
-      throw new UsageError(`${place}: the record is no pair of answers, which dpo needs.`);
-    examples++;
-  }
-  if (examples === 0) throw new UsageError("The file is empty: it holds no records.");
 }
 
 async function sourceOf(

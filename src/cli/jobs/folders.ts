@@ -2,7 +2,7 @@
  *    files/, parts/            bytes of the API's files
  *    jobs/ID/training_file/    the data under its own name (a link to files/)
  *    jobs/ID/run/              recipe's output: data, checkpoints, metrics.jsonl, TensorBoard's events
- *    jobs/ID/models/           what is served: final, step-N */
+ *    jobs/ID/models/           what is served: final, step-N; of LoRA jobs adapter/ in PEFT's layout inside */
 import { link, mkdir, readdir, rm } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { hasCode } from "../../store/errors.ts";

@@ -6,12 +6,14 @@ import { contentText, type TrainingRecord } from "../../data/record.ts";
 import type { DatasetReport } from "../../data/report.ts";
 import { type LlamaConfig, readConfig } from "../../model/config.ts";
 import { flatLayout } from "../../model/flat_layout.ts";
+import type { FileKind } from "../../server/fine_tuning.ts";
 import type { KoalaSettings } from "../../server/schema/fine_tuning.ts";
 import type { JobMethod, ResolvedHyperparameters, StoredJob } from "../../store/jobs.ts";
 import { checkRecipe, type Recipe } from "../../train/recipe.ts";
 import type { StageProgress } from "../../train/run.ts";
 import { UsageError } from "../../util/errors.ts";
 import { inputFile, runFolder } from "./folders.ts";
+import { InputError } from "./input_error.ts";
 
 export interface JobPlan {
   recipe: Recipe;
@@ -21,6 +23,8 @@ export interface JobPlan {
   dataset: string;
   resolved: ResolvedHyperparameters;
   report: DatasetReport;
+  /** Of the finished model's weights. */
+  modelBytes: number;
   /** The first questions of the data, to watch what the model makes of them. */
   samplePrompts: string[];
 }
@@ -42,7 +46,7 @@ const microTokens = 2048;
 /** Throws UsageError where the data cannot be trained on. */
 export async function planJob(
   job: StoredJob,
-  of: { dataDirectory: string; threads: number },
+  of: { dataDirectory: string; threads: number; ranksMax: number },
   onProgress: StageProgress,
 ): Promise<JobPlan> {
   const settings = settingsOf(job);
@@ -60,13 +64,17 @@ export async function planJob(
     allow: (settings.koala_allow ?? "").split(",").filter((name) => name.trim() !== ""),
     ...(settings.koala_template || template ? { template: settings.koala_template ?? template! } : {}),
   };
-  const file = await neededFile(of.dataDirectory, job.id, "training_file");
-  const { directory, report } = await prepareDataset({ ...data, files: [file] }, onProgress);
-  const validation =
-    job.validationFile === null ? null : await inputFile(of.dataDirectory, job.id, "validation_file");
-  const validated = validation && (await prepareDataset({ ...data, files: [validation] }, onProgress));
+  const prepare = async (kind: FileKind) => {
+    const file = await neededFile(of.dataDirectory, job.id, kind);
+    return { file, ...(await refusing(kind, () => prepareDataset({ ...data, files: [file] }, onProgress))) };
+  };
+  const { file, directory, report } = await prepare("training_file");
+  const validated = job.validationFile === null ? null : await prepare("validation_file");
   const resolved = resolve(job, report, parameterCount(config));
   const sequenceLength = asked ?? roundUp(Math.min(report.longest, data.sequenceLength), 16);
+  const rows = rowsOf(report, resolved.batch_size, sequenceLength);
+  // A rank without a row would only wait.
+  const ranks = Math.min(Number(settings.koala_ranks ?? of.ranksMax), of.ranksMax, rows);
   const recipe = checkRecipe(
     {
       model: { path: model },
@@ -81,12 +89,16 @@ export async function planJob(
       ...(settings.koala_precision ? { precision: settings.koala_precision } : {}),
       ...(settings.koala_recompute ? { recompute: settings.koala_recompute } : {}),
       sequence_length: Math.min(sequenceLength, config.maxPositions),
-      ...rowsOf(report, resolved.batch_size, sequenceLength),
+      rows_per_step: rows,
+      micro_rows: microRowsOf(rows, sequenceLength, ranks),
       epochs: resolved.n_epochs,
       seed: job.seed,
       ...intervalsOf(report, resolved),
       output,
-      threads: of.threads,
+      ranks,
+      // The stage whose sums are the same on any number of ranks.
+      zero: 2,
+      threads: of.threads === 0 ? 0 : Math.max(1, Math.floor(of.threads / ranks)),
       export_dtype: await dtypeOf(model),
     },
     `The recipe of ${job.id}`,
@@ -97,6 +109,7 @@ export async function planJob(
     dataset: directory,
     resolved,
     report,
+    modelBytes: parameterCount(config) * (recipe.export_dtype === "float32" ? 4 : 2),
     samplePrompts: await questionsOf(file, data.format),
   };
 }
@@ -107,12 +120,22 @@ async function dtypeOf(model: string): Promise<Recipe["export_dtype"]> {
   return (config["dtype"] ?? config["torch_dtype"]) === "float32" ? "float32" : "bfloat16";
 }
 
-async function neededFile(dataDirectory: string, jobId: string, kind: string): Promise<string> {
+export async function neededFile(dataDirectory: string, jobId: string, kind: FileKind): Promise<string> {
   const path = await inputFile(dataDirectory, jobId, kind);
   if (path !== null) return path;
   throw new UsageError(
-    `The training file of ${jobId} is not under ${dataDirectory}. Servers that share a database must share the data directory, too.`,
+    `The ${kind} of ${jobId} is not under ${dataDirectory}. Servers that share a database must share the data directory, too.`,
   );
+}
+
+/** Where the data is refused, the file is to blame; of what else may fail it is innocent. */
+async function refusing<T>(kind: FileKind, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    const refused = error instanceof UsageError && error.message.startsWith("The data is refused");
+    throw refused ? new InputError(error.message, kind) : error;
+  }
 }
 
 /** OpenAI decides by the data as well and does not say how; these are Koala's own rules. */
@@ -161,12 +184,14 @@ const scheduleOf = (settings: KoalaSettings, resolved: ResolvedHyperparameters):
 });
 
 /** A batch counts examples, a step rows of several examples: as many rows as that many examples fill on average. */
-function rowsOf(report: DatasetReport, batchSize: number, sequenceLength: number): object {
+function rowsOf(report: DatasetReport, batchSize: number, sequenceLength: number): number {
   const perRow = Math.max(1, sequenceLength / (report.tokens / report.documents));
-  const rows = Math.max(1, Math.round(batchSize / perRow));
-  const micro = Math.max(1, Math.min(rows, Math.floor(microTokens / sequenceLength)));
-  return { rows_per_step: rows, micro_rows: micro };
+  return Math.max(1, Math.round(batchSize / perRow));
 }
+
+/** Every rank has a micro-batch of each step. */
+const microRowsOf = (rows: number, sequenceLength: number, ranks: number): number =>
+  Math.max(1, Math.min(Math.floor(rows / ranks), Math.floor(microTokens / sequenceLength)));
 
 /** About ten checkpoints to go on from, and five looks at samples, over the whole run. */
 function intervalsOf(report: DatasetReport, resolved: ResolvedHyperparameters): object {

@@ -11,14 +11,24 @@ const flushMs = 250;
 /** How often the status is looked at where there is nothing to tell. */
 const beatMs = 1000;
 
+interface Validation {
+  step: number;
+  loss: number;
+  accuracy: number;
+}
+
 export class JobReporter {
   readonly stop = new AbortController();
   /** The lease is lost: whatever this process does is of no use any more. */
   isLost = false;
   lastStep: StepEvent | null = null;
-  lastValidation: { step: number; loss: number; accuracy: number } | null = null;
+  lastValidation: Validation | null = null;
+  /** By step. */
+  readonly validations = new Map<number, Validation>();
   #events: NewEvent[] = [];
   #progress: JobProgress = {};
+  /** Steps after this one are done again. They are forgotten before anything is written that was noted since. */
+  #forgetAfter = Infinity;
   #writing: Promise<void> = Promise.resolve();
   #wroteAt = 0;
   readonly #timer: ReturnType<typeof setInterval>;
@@ -47,7 +57,7 @@ export class JobReporter {
       case "warning":
         return this.note({ level: "warn", message: event.message });
       case "evaluation":
-        this.lastValidation = event;
+        this.validated(event);
         return this.note({ message: `Step ${event.step}: validation loss=${event.loss.toFixed(4)}` });
       case "epoch":
         return this.note({ message: `Epoch ${event.epoch} is done at step ${event.step}` });
@@ -58,6 +68,12 @@ export class JobReporter {
       default:
         return; // checkpoint, finish, stop: told by whoever runs the job, when what follows from it is done
     }
+  }
+
+  /** Kept to be told with what it belongs to. */
+  validated(validation: Validation): void {
+    this.lastValidation = validation;
+    this.validations.set(validation.step, validation);
   }
 
   /** Everything noted so far is in the store, or the lease is lost. */
@@ -80,10 +96,9 @@ export class JobReporter {
     const what =
       step > 0 ? `Training goes on at step ${step} of ${steps}` : `Training begins: ${steps} steps`;
     const message = `${what} over ${documents} documents, ${trainedParameters} parameters`;
+    this.#events = this.#events.filter((event) => (event.step ?? 0) <= step);
+    this.#forgetAfter = Math.min(step, this.#forgetAfter);
     this.note({ message }, { step, steps });
-    this.#writing = this.#writing
-      .catch(() => {})
-      .then(() => forgetMetricsAfter(this.store, this.lease.jobId, step));
   }
 
   #stepped(event: StepEvent): void {
@@ -117,12 +132,16 @@ export class JobReporter {
     const events = this.#events.splice(0);
     const progress = this.#progress;
     this.#progress = {};
+    const forgetAfter = this.#forgetAfter;
+    this.#forgetAfter = Infinity;
     let status: JobStatus | null;
     try {
+      if (forgetAfter < Infinity) await forgetMetricsAfter(this.store, this.lease.jobId, forgetAfter);
       status = await beat(this.store, this.lease, progress, events);
     } catch (error) {
       // A database that is away for a moment: said later.
       this.#events.unshift(...events);
+      this.#forgetAfter = Math.min(forgetAfter, this.#forgetAfter);
       this.#progress = { ...progress, ...this.#progress };
       throw error;
     }

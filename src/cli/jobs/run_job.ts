@@ -4,10 +4,9 @@
 import { existsSync } from "node:fs";
 import { mkdir, rename, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { organization } from "../../server/job_objects.ts";
-import { addCheckpoint, dropOldCheckpoints } from "../../store/job_events.ts";
 import { endLease, findJob, type JobError, type Lease, type StoredJob } from "../../store/jobs.ts";
 import { putModel } from "../../store/models.ts";
+import { usedBytes } from "../../server/storage_quota.ts";
 import type { Store } from "../../store/store.ts";
 import { idsOf } from "../../text/segments.ts";
 import { loadTemplate, namedTemplate } from "../../text/template.ts";
@@ -15,9 +14,12 @@ import { loadTokenizer, type Tokenizer } from "../../text/tokenizer.ts";
 import type { TrainEvent } from "../../train/events.ts";
 import type { Prompt } from "../../train/generate.ts";
 import { UsageError } from "../../util/errors.ts";
+import { EpochModels, modelName, modelRow } from "./epoch_models.ts";
 import { modelFolder } from "./folders.ts";
-import { type JobPlan, planJob, settingsOf } from "./job_recipe.ts";
+import { inputError, InputError } from "./input_error.ts";
+import { type JobPlan, planJob } from "./job_recipe.ts";
 import { JobReporter } from "./job_reporter.ts";
+import { tellLostMetrics } from "./lost_metrics.ts";
 import { writeResultFile } from "./results.ts";
 
 /** Trains as planned, going on from the newest checkpoint. Returns the finished model's folder; null when it was stopped. */
@@ -28,8 +30,10 @@ export interface TrainRun {
   prompts: Prompt[];
   onEvent: (event: TrainEvent) => void;
   stop: AbortSignal;
-  /** At the end of each epoch but the last: a whole model in the folder `directory`, then `made`. */
-  epochModel: { directory: (step: number) => string; made: (step: number) => Promise<void> };
+  /** Folder for the whole models of epochs' ends, each told of by an event "model". */
+  epochModels: string;
+  /** A rank failed, and all begin again from the newest checkpoint; one sentence. */
+  onRestart: (report: string) => void;
 }
 
 export interface JobContext {
@@ -37,6 +41,10 @@ export interface JobContext {
   lease: Lease;
   dataDirectory: string;
   threads: number;
+  /** Processes that may train it together. */
+  ranksMax: number;
+  /** Bytes that the data directory may hold; null: as many as the disk. */
+  storageMax: number | null;
   train: Train;
   log: (line: string) => void;
   /** The job was given to another process, which reads and writes the same files: this one must not go on. */
@@ -54,22 +62,22 @@ export async function runJob(context: JobContext, onStop: (stop: AbortController
   try {
     reporter.note({ message: job.step > 0 ? "Fine-tuning job goes on" : "Fine-tuning job started" });
     const plan = await planJob(job, context, () => {});
-    reporter.note(
-      {
-        message: `The data has ${plan.report.documents} documents with ${plan.report.trainedTokens} trained tokens`,
-        data: { hyperparameters: plan.resolved, sequence_length: plan.recipe.sequence_length },
-      },
-      { resolved: plan.resolved },
-    );
+    notePlan(reporter, plan);
+    await checkStorage(context, plan);
     await reporter.flush();
     samples = await Samples.open(plan);
+    const models = new EpochModels(context, job, reporter);
+    await tellLostMetrics(reporter, { store, jobId: job.id, output: plan.recipe.output });
+    await models.settle();
     const directory = await context.train({
       plan,
       prompts: samples.prompts,
-      onEvent: (event) => reporter.train(event),
+      onEvent: (event) => (event.type === "model" ? models.add(event.step) : reporter.train(event)),
       stop: reporter.stop.signal,
-      epochModel: epochModels(context, job, reporter),
+      epochModels: models.directory,
+      onRestart: (message) => reporter.note({ level: "warn", message }),
     });
+    await models.settle();
     await reporter.flush();
     if (directory === null) await endLease(store, lease, { status: "released" });
     else await succeed(context, { job, plan, directory });
@@ -78,6 +86,29 @@ export async function runJob(context: JobContext, onStop: (stop: AbortController
   } finally {
     await reporter.close();
   }
+}
+
+/** Hours of training shall not end without room for what comes of them. */
+async function checkStorage({ dataDirectory, storageMax }: JobContext, plan: JobPlan): Promise<void> {
+  if (storageMax === null) return;
+  const used = await usedBytes(dataDirectory);
+  if (used + plan.modelBytes <= storageMax) return;
+  throw new StorageError(
+    `The finished model has ${plan.modelBytes} bytes, and ${used} of the ${storageMax} bytes that this server may keep are used. Delete files or tuned models, or raise --max-storage.`,
+  );
+}
+
+class StorageError extends UsageError {}
+
+function notePlan(reporter: JobReporter, { report, resolved, recipe }: JobPlan): void {
+  const ranks = recipe.ranks > 1 ? `; ${recipe.ranks} ranks train on them` : "";
+  const message = `The data has ${report.documents} documents with ${report.trainedTokens} trained tokens${ranks}`;
+  const data = {
+    hyperparameters: resolved,
+    sequence_length: recipe.sequence_length,
+    ranks: recipe.ranks,
+  };
+  reporter.note({ message, data }, { resolved });
 }
 
 async function succeed(
@@ -118,79 +149,16 @@ async function fail(context: JobContext, reporter: JobReporter, error: unknown):
 
 /** A sentence for what its author or the system did; of our own mistakes the client learns no details. */
 function jobError(error: unknown): JobError {
+  if (error instanceof InputError) return inputError(error);
+  if (error instanceof StorageError)
+    return { code: "storage_quota_exceeded", message: error.message, param: null };
   const known = error instanceof Error && ["UsageError", "RequestError", "NativeError"].includes(error.name);
-  if (known) {
-    const data = error.message.startsWith("The data is refused");
-    return {
-      code: data ? "invalid_training_file" : "training_failed",
-      message: error.message,
-      param: data ? "training_file" : null,
-    };
-  }
+  if (known) return { code: "training_failed", message: error.message, param: null };
   if (error instanceof Error && "syscall" in error)
     return { code: "training_failed", message: `The system refused: ${error.message}.`, param: null };
   const message = "The trainer made a mistake. The server's log has the details.";
   return { code: "internal_error", message, param: null };
 }
-
-/** Whole models; OpenAI keeps as many. */
-const checkpointsMax = 3;
-
-function epochModels(context: JobContext, job: StoredJob, reporter: JobReporter): TrainRun["epochModel"] {
-  const { store, lease, dataDirectory } = context;
-  const folder = (step: number) => modelFolder(job.id, `step-${step}`);
-  return {
-    directory: (step) => `${join(dataDirectory, folder(step))}.tmp`,
-    made: async (step) => {
-      const place = join(dataDirectory, folder(step));
-      await moveInto(`${place}.tmp`, place);
-      await reporter.flush();
-      if (reporter.isLost) return;
-      const model = `${modelName(job)}:ckpt-step-${step}`;
-      const metrics = {
-        step,
-        ...figuresOf(reporter),
-      };
-      const old = await store.transaction(async (tx) => {
-        await addCheckpoint(store, tx, { jobId: lease.jobId, step, model, metrics });
-        await putModel(store, tx, { ...modelRow(job, folder(step)), id: model });
-        return dropOldCheckpoints(store, tx, job.id, checkpointsMax);
-      });
-      for (const checkpoint of old)
-        await rm(join(dataDirectory, folder(checkpoint.step)), { recursive: true, force: true });
-      reporter.note({ message: `Checkpoint created at step ${step}: ${model}` });
-    },
-  };
-}
-
-/** By the names that OpenAI gives them. */
-function figuresOf({ lastStep, lastValidation }: JobReporter): Record<string, number> {
-  return {
-    ...(lastStep === null ? {} : { train_loss: lastStep.loss }),
-    ...(lastStep?.accuracy == null ? {} : { train_mean_token_accuracy: lastStep.accuracy }),
-    ...(lastValidation === null
-      ? {}
-      : {
-          full_valid_loss: lastValidation.loss,
-          full_valid_mean_token_accuracy: lastValidation.accuracy,
-        }),
-  };
-}
-
-/** "ft:<base>:<organisation>:<suffix>:<id>" */
-export const modelName = (job: Pick<StoredJob, "id" | "source" | "suffix">): string =>
-  `ft:${job.source.base}:${organization}:${job.suffix ?? ""}:${job.id.replace(/^ftjob-/, "").slice(0, 8)}`;
-
-const modelRow = (job: StoredJob, folder: string) => ({
-  jobId: job.id,
-  parent: job.model,
-  folder,
-  template: servedTemplate(settingsOf(job).koala_template ?? job.source.template),
-});
-
-/** A Jinja file was copied into the model's folder; what is built in goes by its name. */
-const servedTemplate = (template: string | null): string | null =>
-  template?.endsWith(".jinja") ? null : template;
 
 /** A rename: the place is either as it was or whole. */
 async function moveInto(from: string, to: string): Promise<void> {

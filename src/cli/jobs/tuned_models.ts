@@ -3,13 +3,18 @@
  *  opened is a line in the log. */
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
-import type { LazyEngine } from "../../engine/lazy_engine.ts";
+import type { Engine } from "../../engine/messages.ts";
 import type { ModelRegistry, ServedModel } from "../../server/context.ts";
 import { listModels, removeModel, type StoredModel } from "../../store/models.ts";
 import type { Store } from "../../store/store.ts";
 
-/** A model of its own process, which runs while it is asked. */
-export type TunedModel = ServedModel & { engine: LazyEngine };
+/** An adapter in its base's engine, or a model of its own process which runs while it is asked. */
+export type TunedModel = ServedModel & { engine: RetirableEngine };
+
+export interface RetirableEngine extends Engine {
+  /** No request will come any more. Resolves when the model's files are not needed any more. */
+  retire(): Promise<void>;
+}
 
 export interface TunedModelsOptions {
   store: Store;
@@ -42,8 +47,8 @@ export class TunedModels {
     if (removed === null) return false;
     const retired = this.#retire(id);
     await this.sync();
-    // An engine that still loads reads the files; on Linux those that are open stay readable until it has ended.
-    if (retired?.engine.isLoaded) await retired.engine.ready().catch(() => {});
+    // Files that are open, or loaded, are not missed by what still runs.
+    await retired;
     await rm(join(dataDirectory, removed.folder), { recursive: true, force: true });
     return true;
   }
@@ -53,7 +58,7 @@ export class TunedModels {
     const wanted = new Map(rows.map((row) => [row.id, row]));
     for (const [id, { createdAt }] of this.#served)
       // The same name with another time: the step was trained again, and the files are new.
-      if (wanted.get(id)?.createdAt.getTime() !== createdAt) this.#retire(id);
+      if (wanted.get(id)?.createdAt.getTime() !== createdAt) void this.#retire(id);
     for (const row of rows) if (!this.#served.has(row.id)) await this.#add(row);
   }
 
@@ -70,12 +75,11 @@ export class TunedModels {
     }
   }
 
-  #retire(id: string): TunedModel | null {
+  async #retire(id: string): Promise<void> {
     const served = this.#served.get(id);
-    if (served === undefined) return null;
+    if (served === undefined) return;
     this.#served.delete(id);
     this.#options.registry.remove(id);
-    served.model.engine.retire();
-    return served.model;
+    await served.model.engine.retire();
   }
 }

@@ -15,6 +15,7 @@ import {
 import { findFile, type StoredFile } from "../../store/files.ts";
 import { RequestError } from "../../util/errors.ts";
 import type { ServerContext } from "../context.ts";
+import { withoutSpace } from "../file_area.ts";
 import { type FileKind, fineTuningOf, type FineTuning } from "../fine_tuning.ts";
 import { describeCheckpoint, describeEvent, describeJob } from "../job_objects.ts";
 import { cursorFault, readQuery } from "../query.ts";
@@ -43,7 +44,7 @@ export const createJobRoute = defineRoute({
   tag,
   summary: "Queue a fine-tuning job",
   description:
-    "The files are read and checked before the answer. When the job has succeeded, its model is served beside the others.",
+    "The job begins as validating_files: a file that is not what the method needs fails it, with the line and the reason as its error. When the job has succeeded, its model is served beside the others.",
   work: true,
   request: jobRequestSchema,
   response: jobSchema,
@@ -187,6 +188,7 @@ async function createJob(tuning: FineTuning, body: JobRequest): Promise<StoredJo
   const method = methodOf(body);
   const settings = settingsOf(body.metadata);
   checkSettings(settings, method);
+  checkRanks(settings, tuning.ranksMax);
   if (body.integrations?.length)
     throw new RequestError("integrations must be empty: this server reports to nobody else.", {
       param: "integrations",
@@ -204,13 +206,13 @@ async function createJob(tuning: FineTuning, body: JobRequest): Promise<StoredJo
   const validation = body.validation_file ?? null;
   if (validation !== null)
     files.set("validation_file", await trainingFile(tuning, validation, "validation_file"));
+  await tuning.area.quota.check();
   const id = newJobId();
   try {
-    for (const [kind, file] of files)
-      await takeFile(tuning, { id, kind, file, method: method.type, settings });
+    for (const [kind, file] of files) await tuning.keepFile(id, kind, file);
   } catch (error) {
     await tuning.dropFiles(id);
-    throw error;
+    throw withoutSpace(error);
   }
   const job = await addJob(
     tuning.store,
@@ -227,7 +229,7 @@ async function createJob(tuning: FineTuning, body: JobRequest): Promise<StoredJo
     },
     [
       { message: `Created fine-tuning job: ${id}` },
-      { message: "The files were validated; the job waits in the queue" },
+      { message: `Validating training file: ${body.training_file}` },
     ],
   );
   tuning.wake();
@@ -282,6 +284,14 @@ function checkSettings(settings: KoalaSettings, method: JobMethod): void {
     refuse("koala_markers", "belongs to method supervised: it is another way to learn from pairs than dpo.");
 }
 
+function checkRanks({ koala_ranks: asked }: KoalaSettings, ranksMax: number): void {
+  if (!asked || Number(asked) <= ranksMax) return;
+  throw new RequestError(
+    `metadata.koala_ranks is ${asked}, but this server trains a job on at most ${ranksMax}: its operator decides with --training-ranks.`,
+    { param: "metadata.koala_ranks", code: "invalid_value" },
+  );
+}
+
 async function trainingFile(tuning: FineTuning, id: string, param: string): Promise<StoredFile> {
   const file = await findFile(tuning.store, id);
   const fault = { param, code: "invalid_training_file" };
@@ -291,19 +301,6 @@ async function trainingFile(tuning: FineTuning, id: string, param: string): Prom
     `${param} ${id} has the purpose ${file.purpose}; training data is uploaded with the purpose fine-tune.`,
     fault,
   );
-}
-
-async function takeFile(
-  tuning: FineTuning,
-  of: { id: string; kind: FileKind; file: StoredFile; method: JobMethod["type"]; settings: KoalaSettings },
-): Promise<void> {
-  try {
-    const path = await tuning.keepFile(of.id, of.kind, of.file);
-    await tuning.checkData({ path, method: of.method, settings: of.settings });
-  } catch (error) {
-    if (!(error instanceof Error) || error.name !== "UsageError") throw error;
-    throw new RequestError(error.message, { param: of.kind, code: "invalid_training_file" });
-  }
 }
 
 async function jobOf(tuning: FineTuning, c: Context): Promise<StoredJob> {

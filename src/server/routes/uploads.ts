@@ -10,6 +10,7 @@ import {
   findUpload,
   newPartId,
   partsOf,
+  removeFinishedParts,
   type StoredUpload,
 } from "../../store/uploads.ts";
 import { fineTuningOf, type FineTuning } from "../fine_tuning.ts";
@@ -84,11 +85,18 @@ export const completeUploadRoute = defineRoute({
     const tuning = fineTuningOf(call.context);
     const upload = await uploadOf(tuning, idOf(c));
     if (statusOf(upload) !== "pending") throw notPending(upload);
-    const file = await joined(tuning, upload, call.body.part_ids, call.body.md5 ?? null);
+    const file = await joined(tuning, upload, call.body.part_ids, call.body.md5 ?? null).catch(
+      async (error: unknown) => {
+        // Another request has ended it meanwhile, and the parts went with it.
+        const now = await uploadOf(tuning, upload.id);
+        throw statusOf(now) === "pending" ? error : notPending(now);
+      },
+    );
     if (!(await completeUpload(tuning.store, upload.id, file))) {
       await tuning.area.remove(file.id);
       throw notPending(await uploadOf(tuning, upload.id));
     }
+    await dropParts(tuning);
     return c.json(describe({ ...upload, status: "completed", fileId: file.id }, file));
   },
 });
@@ -104,9 +112,15 @@ export const cancelUploadRoute = defineRoute({
     const tuning = fineTuningOf(call.context);
     const upload = await uploadOf(tuning, idOf(c));
     if (!(await cancelUpload(tuning.store, upload.id))) throw notPending(await uploadOf(tuning, upload.id));
+    await dropParts(tuning);
     return c.json(describe({ ...upload, status: "cancelled" }, null));
   },
 });
+
+/** Those of uploads that have ended: their bytes would count twice. */
+async function dropParts({ store, area }: FineTuning): Promise<void> {
+  for (const id of await removeFinishedParts(store, new Date())) await area.remove(id);
+}
 
 /** The parts' bytes as a file, checked against what was announced. */
 async function joined(

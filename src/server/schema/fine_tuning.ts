@@ -99,6 +99,10 @@ const koalaFields = {
     ),
     "Share of the steps in which the learning rate rises. Default 0.03.",
   ),
+  koala_ranks: optional(
+    whole(1, 8),
+    "Processes that train together, at most as many as the server allows and a step has rows. Default: as many as that.",
+  ),
   koala_template: optional(
     z.enum(["koala", "chatml"]),
     "Chat template to train and serve with, instead of the model's own.",
