@@ -11,6 +11,7 @@ import { UsageError } from "../util/errors.ts";
 import { decodeDelta, deltaWidth } from "./delta.ts";
 import {
   blobFile,
+  cardFile,
   chunkBytes,
   type DiffHeader,
   type DiffShard,
@@ -38,7 +39,10 @@ export async function applyDiff(options: ApplyOptions & { out: string }): Promis
   try {
     const bytes = await restore(options, async (header) => {
       await mkdir(partial, { recursive: true });
-      for (const { name } of header.files) await copyFile(join(options.diff, name), join(partial, name));
+      const names = [...header.files.map(({ name }) => name), cardFile];
+      for (const name of names)
+        if (name !== cardFile || (await Bun.file(join(options.diff, name)).exists()))
+          await copyFile(join(options.diff, name), join(partial, name));
       return (file) => open(join(partial, file), "wx");
     });
     await rename(partial, options.out);

@@ -10,6 +10,7 @@ import { UsageError } from "../util/errors.ts";
 
 export const headerFile = "diff.json";
 export const blobFile = "diff.bin";
+export const cardFile = "README.md";
 export const formatVersion = 1;
 /** Bytes of a tensor that are coded at a time, on both sides. */
 export const chunkBytes = 8 << 20;

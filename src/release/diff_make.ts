@@ -9,6 +9,7 @@ import { version } from "../util/version.ts";
 import { convertFloats, deltaWidth, encodeDelta } from "./delta.ts";
 import {
   blobFile,
+  cardFile,
   chunkBytes,
   type DiffHeader,
   type DiffShard,
@@ -178,7 +179,8 @@ export async function hashAll(
   }
 }
 
-/** What else makes the model: all plain files beside the weights, and none of the run's own logs or folders. */
+/** What else makes the model: all plain files beside the weights, and none of the run's own logs or folders. The model card
+ *  goes along without a hash: the diff may get one of its own. */
 async function copyOtherFiles(source: string, out: string, tuned: Checkpoint): Promise<DiffHeader["files"]> {
   const weights = new Set(tuned.files.map((file) => basename(file)));
   const files: DiffHeader["files"] = [];
@@ -195,6 +197,7 @@ async function copyOtherFiles(source: string, out: string, tuned: Checkpoint): P
     if (name === headerFile)
       throw new UsageError(`${source} is itself a weight diff; name a whole model as --tuned.`);
     await copyFile(join(source, name), join(out, name));
+    if (name === cardFile) continue;
     const bytes = await Bun.file(join(out, name)).bytes();
     files.push({
       name,
