@@ -8,7 +8,7 @@ import { parseConfig } from "../src/model/config.ts";
 import { Device } from "../src/tensor/device.ts";
 import { libraryPath } from "../src/tensor/library.ts";
 import { defaultSetup, openMemory } from "../src/train/allocation.ts";
-import { alone, type Precision } from "../src/train/flat_state.ts";
+import { alone, type GradientType, type Precision } from "../src/train/flat_state.ts";
 import { stepFlops, workOf } from "../src/train/flops.ts";
 import { TrainModel } from "../src/train/model.ts";
 import { TrainOps } from "../src/train/ops.ts";
@@ -23,6 +23,7 @@ const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
     precision: { type: "string", default: "mixed" },
+    gradients: { type: "string", default: "auto" },
     tokens: { type: "string", default: "512" },
     steps: { type: "string", default: "3" },
     threads: { type: "string", default: "0" },
@@ -47,7 +48,9 @@ function bench(name: string): void {
     },
     name,
   );
-  const setup = { ...defaultSetup(config, T), precision };
+  const kept =
+    values.gradients === "auto" ? (precision === "bf16" ? "bfloat16" : "float32") : values.gradients;
+  const setup = { ...defaultSetup(config, T), precision, gradients: kept as GradientType };
   const memory = openMemory(device, config, setup);
   const ops = new TrainOps(device);
   initializeParameters(ops, memory.base, 1);
@@ -84,12 +87,12 @@ function bench(name: string): void {
     ops: profiled,
   } = samples[samples.length >> 1] as (typeof samples)[number];
   const parameters = memory.base.layout.parameterCount;
-  const { activations, ...state } = memory.bytes;
+  const { activations, workspace, scratch, ...state } = memory.bytes;
   const bytes = Object.values(state).reduce((a, b) => a + b, 0) / parameters;
   console.log(
     `${name} ${precision}: ${(parameters / 1e6).toFixed(0)} M parameters, ${(T / median).toFixed(1)} tokens/s, ` +
       `${(useful / median / 1e9).toFixed(0)} of ${peak.toFixed(0)} GFLOP/s (${(100 * share).toFixed(0)} %), ` +
-      `${bytes.toFixed(1)} bytes a parameter and ${(activations / 2 ** 20).toFixed(0)} MiB of activations`,
+      `${bytes.toFixed(1)} bytes a parameter, ${((workspace + scratch) / 2 ** 20).toFixed(0)} MiB of workspace, ${(activations / 2 ** 20).toFixed(0)} MiB of activations`,
   );
   for (const [op, { seconds, calls }] of profiled)
     console.log(

@@ -130,7 +130,25 @@ function* attention(): Generator<Row> {
       bytes: rows * (width + H * E) * 4,
       compute: "f32",
       call: () =>
-        native.koala_document_attention(dev, y, lse, qkv, starts, null, S, H, G, E, 0, 0, scale, F32),
+        native.koala_document_attention(
+          dev,
+          y,
+          lse,
+          qkv,
+          starts,
+          null,
+          S,
+          H,
+          G,
+          E,
+          0,
+          0,
+          0,
+          0,
+          0,
+          scale,
+          F32,
+        ),
     };
     // Five products: scores, their slopes, and the gradients of queries, keys and values.
     yield {
@@ -152,6 +170,9 @@ function* attention(): Generator<Row> {
           H,
           G,
           E,
+          0,
+          0,
+          0,
           0,
           0,
           scale,

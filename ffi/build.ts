@@ -23,7 +23,7 @@ const objectDir = join(buildDir, "cpu");
 const library = join(buildDir, "libkoala_cpu.so");
 
 /** Sources that are compiled once, for any processor; all others are compiled once per instruction set. */
-const COMMON = ["comm", "device", "pool"];
+const COMMON = ["comm", "comm_queue", "device", "pool", "record"];
 
 interface InstructionSet {
   name: string;

@@ -27,7 +27,7 @@ namespace portable { extern const Kernels kernels; }
 
 namespace {
 
-constexpr int32_t ABI_VERSION = 1;
+constexpr int32_t ABI_VERSION = 2;
 constexpr size_t HUGE_PAGE = 2 << 20;
 constexpr int64_t STREAMED = 1 << 20;  // bytes of a copy that goes past the caches
 
@@ -67,7 +67,7 @@ int32_t choose_isa(koala_device* dev) {
     REQUIRE(!isas[i].missing,
         "KOALA_ISA asks for %s, but this processor lacks %s. Unset it to use the best there is.", wanted,
         isas[i].missing);
-    dev->kernels = isas[i].kernels;
+    dev->kernels = dev->chosen = isas[i].kernels;
     dev->isa = isas[i].name;
     return 0;
   }
@@ -145,9 +145,9 @@ size_t mapped_bytes(size_t bytes) {
   return (bytes + unit - 1) / unit * unit;
 }
 
-int32_t grow(Scratch* scratch, size_t bytes) {
+int32_t grow(Scratch* scratch, size_t bytes, size_t slack) {
   if (bytes <= scratch->bytes) return 0;
-  bytes += bytes / 4;
+  bytes += slack;
   void* data = pages_alloc(bytes);
   REQUIRE(data, "The system has no memory for %.1f MiB of scratch.", bytes / 1048576.);
   pages_free(scratch->data, scratch->bytes);
@@ -179,9 +179,14 @@ int32_t fail(const char* format, ...) {
 }
 
 int32_t reserve(koala_device* dev, size_t shared_bytes, size_t local_bytes) {
-  if (grow(&dev->shared, shared_bytes)) return -1;
+  if (dev->rehearsing) {
+    if (shared_bytes > dev->needed_shared) dev->needed_shared = shared_bytes;
+    if (local_bytes > dev->needed_local) dev->needed_local = local_bytes;
+    return fail("The device is rehearsing: nothing was computed.");
+  }
+  if (grow(&dev->shared, shared_bytes, shared_bytes / 4)) return -1;
   for (int i = 0; i < dev->pool.threads; i++)
-    if (grow(&dev->local[i], local_bytes)) return -1;
+    if (grow(&dev->local[i], local_bytes, local_bytes / 4)) return -1;
   return 0;
 }
 
@@ -244,6 +249,29 @@ int32_t koala_device_info(koala_device* dev, char* json, int32_t bytes) {
       "{\"name\":\"%s\",\"isa\":\"%s\",\"threads\":%d,\"memory_bytes\":%.0f}", name, dev->isa, dev->pool.threads,
       memory_limit());
   REQUIRE(n < bytes, "koala_device_info: the description takes %d bytes and the buffer has %d.", n + 1, bytes);
+  return 0;
+}
+
+int32_t koala_device_rehearse(koala_device* dev, int32_t on) {
+  REQUIRE_POINTER("device_rehearse", dev);
+  dev->rehearsing = on != 0;
+  if (on) dev->needed_shared = dev->needed_local = 0;
+  return 0;
+}
+
+int32_t koala_device_scratch(koala_device* dev, double* bytes, int32_t reserve) {
+  REQUIRE_POINTER("device_scratch", dev);
+  REQUIRE_POINTER("device_scratch", bytes);
+  const int threads = dev->pool.threads;
+  auto pages = [](size_t n) { return n ? (double)mapped_bytes(n) : 0.; };
+  if (reserve) {
+    if (grow(&dev->shared, dev->needed_shared, 0)) return -1;
+    for (int i = 0; i < threads; i++)
+      if (grow(&dev->local[i], dev->needed_local, 0)) return -1;
+  }
+  bytes[0] = pages(dev->shared.bytes);
+  for (int i = 0; i < threads; i++) bytes[0] += pages(dev->local[i].bytes);
+  bytes[1] = pages(dev->needed_shared) + threads * pages(dev->needed_local);
   return 0;
 }
 

@@ -15,11 +15,11 @@ int32_t fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
 #define KOALA_KERNELS(X)                                                                                       \
   X(matmul_pack) X(matmul) X(embed) X(rms_norm) X(qk_norm) X(rope) X(cache_write) X(attention) X(silu_mul)     \
-  X(gather_rows) X(sum_rows) X(sample) X(logprobs) X(device_measure)                                           \
+  X(gather_rows) X(sum_rows) X(contrast) X(sample) X(logprobs) X(device_measure)                               \
   X(matmul_pack_transposed) X(matmul_weight_gradient) X(bias_gradient) X(embed_backward) X(rms_norm_backward)  \
   X(qk_norm_backward) X(rope_backward) X(document_attention) X(document_attention_backward)                    \
   X(silu_mul_backward) X(dropout) X(axpby) X(cast) X(cross_entropy) X(cross_entropy_backward) X(sum_squares)   \
-  X(adamw) X(master_split) X(master_join)
+  X(adamw) X(master_split) X(master_join) X(accumulate) X(fill_normal)
 
 /** One build's kernels; the arguments are those of koala.h and were checked. */
 struct Kernels {
@@ -33,12 +33,22 @@ struct Scratch {
   size_t bytes = 0;
 };
 
+/** What the device does, where others can read it; koala_device_record has the layout. */
+struct OpRecord {
+  double running;
+  char symbol[56];
+};
+
 struct koala_device {
   Pool pool;
-  const Kernels* kernels = nullptr;
+  const Kernels* kernels = nullptr;  // that are called: the chosen ones, or those that write the record first
+  const Kernels* chosen = nullptr;
+  OpRecord* record = nullptr;
   const char* isa = "";
   Scratch shared;              // one block that all threads of a job see
   Scratch local[THREADS_MAX];  // one block a thread
+  bool rehearsing = false;     // ops only note what they need
+  size_t needed_shared = 0, needed_local = 0;
 };
 
 /** Makes the shared block and every thread's own block at least this big. Contents are undefined afterwards. */

@@ -18,8 +18,9 @@ template <class C> struct Panels {
 inline size_t score_stride(int L) { return round_panel(L) + 16; }  // off powers of two
 
 /** One row: weights = exp(scale * score - maximum) where the row sees the key,
-    else 0. Gives the sum and log sum exp. */
-template <class C> inline C weigh(C* scores, const Sight& sight, int i, int from, int to, C scale, C* lse) {
+    else 0; some are dropped after they were summed. Gives the sum and log sum exp. */
+template <class C> inline C weigh(C* scores, const Sight& sight, const Drop<C>& drop, int i, int from, int to, C scale,
+    C* lse) {
   typedef vector_t<C> V;
   const V nothing = splat((C)-__builtin_inf());
   V top = nothing;
@@ -32,7 +33,7 @@ template <class C> inline C weigh(C* scores, const Sight& sight, int i, int from
   V sum = {};
   for (int j = from; j < to; j += W) {
     const V e = exp(load(scores + (j - from)) - splat(maximum));
-    store(scores + (j - from), e);
+    store(scores + (j - from), drop.any ? e * drop.keys(i, j) : e);
     sum += e;
   }
   const C total = sum_lanes<C>(sum);
@@ -57,8 +58,9 @@ void attend_tile(const DocumentCall& call, const Pair& p, const Sight& sight, in
   C sums[DOCUMENT_ROWS];
   for (int r = 0; r < rows; r++) {
     const size_t t = call.starts[p.s] + (row + r) / group;
-    sums[r] = weigh<C>(scores + r * ld, sight, (row + r) / group, from, to, call.scale, &lse[t * call.H + p.g * group
-        + (row + r) % group]);
+    const int head = p.g * group + (row + r) % group;
+    sums[r] = weigh<C>(scores + r * ld, sight, Drop<C>(call, p.s, head), (row + r) / group, from, to, call.scale,
+        &lse[t * call.H + head]);
   }
   multiply_dims(output, scores, ld, rows, panels.values, p.L, E, from, to, false);
   for (int r = 0; r < rows; r++) {
@@ -106,9 +108,10 @@ template <class C, class T> int32_t attend(koala_device* dev, const DocumentCall
 }  // namespace
 
 int32_t document_attention(koala_device* dev, void* y, void* lse, const void* qkv, const int32_t* starts,
-    const float* forget, int32_t S, int32_t H, int32_t G, int32_t E, int32_t window, int32_t seed, float scale,
-    int32_t dtype) {
-  const DocumentCall call = {starts, forget, S, H, G, E, window, (uint32_t)seed, scale, dev->pool.threads};
+    const float* forget, int32_t S, int32_t H, int32_t G, int32_t E, int32_t window, int32_t first,
+    int32_t seed, int32_t drop_seed, float drop, float scale, int32_t dtype) {
+  const DocumentCall call = {starts, forget, S, H, G, E, window, (uint32_t)first, (uint32_t)seed,
+      (uint32_t)drop_seed, drop, scale, dev->pool.threads};
   return with_type(dtype, [&](auto element) -> int32_t {
     typedef decltype(element) El;
     return attend<compute_t<El>>(dev, call, (El*)y, (compute_t<El>*)lse, (const El*)qkv);
@@ -119,8 +122,8 @@ int32_t document_attention(koala_device* dev, void* y, void* lse, const void* qk
 
 #ifdef KOALA_EXPORTS
 int32_t koala_document_attention(koala_device* dev, void* y, void* lse, const void* qkv, const int32_t* starts,
-    const float* forget, int32_t S, int32_t H, int32_t G, int32_t E, int32_t window, int32_t seed, float scale,
-    int32_t dtype) {
+    const float* forget, int32_t S, int32_t H, int32_t G, int32_t E, int32_t window, int32_t first,
+    int32_t seed, int32_t drop_seed, float drop, float scale, int32_t dtype) {
   REQUIRE_POINTER("document_attention", dev);
   REQUIRE_POINTER("document_attention", y);
   REQUIRE_POINTER("document_attention", lse);
@@ -132,6 +135,8 @@ int32_t koala_document_attention(koala_device* dev, void* y, void* lse, const vo
   REQUIRE(H % G == 0, "koala_document_attention: %d query heads cannot share %d key/value heads evenly.", H, G);
   REQUIRE_POSITIVE("document_attention", E);
   REQUIRE_SIZE("document_attention", window);
+  REQUIRE_SIZE("document_attention", first);
+  REQUIRE(drop >= 0 && drop < 1, "koala_document_attention: drop is %g and must be from 0 to below 1.", drop);
   REQUIRE(scale > 0 && scale < 1e30f, "koala_document_attention: the scale is %g and must be a positive number.",
       scale);
   REQUIRE_TYPE("document_attention", dtype);
@@ -142,6 +147,7 @@ int32_t koala_document_attention(koala_device* dev, void* y, void* lse, const vo
     REQUIRE(!forget || (forget[s] >= 0 && forget[s] <= 1),
         "koala_document_attention: forget is %g for document %d and must be from 0 to 1.", forget[s], s);
   }
-  return dev->kernels->document_attention(dev, y, lse, qkv, starts, forget, S, H, G, E, window, seed, scale, dtype);
+  return dev->kernels->document_attention(dev, y, lse, qkv, starts, forget, S, H, G, E, window, first,
+      seed, drop_seed, drop, scale, dtype);
 }
 #endif

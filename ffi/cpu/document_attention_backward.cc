@@ -1,5 +1,6 @@
 // Gradient of attention over documents. Probabilities are computed again from log sum exp, never stored:
-//   p = exp(scale * q.k - lse), ds = scale * p * (dy.v - dy.y);  dq = sum_j ds k,  dk = sum_i ds q,  dv = sum_i p dy
+//   p = exp(scale * q.k - lse), ds = scale * p * (d * dy.v - dy.y);  dq = sum_j ds k,  dk = sum_i ds q,
+//   dv = sum_i d * p * dy, where d is 1, or with dropout 0 or 1 / (1 - drop)
 // Tiles of 8 key rows give dk, dv and ds, which is kept as panels of 32 queries; from these, blocks of 32 queries give
 // dq (as dq^T = keys^T ds). Each output is one chain of sums in ascending order: no two threads add to one place.
 // Keys go in chunks, so that memory for ds grows with the length and not with its square.
@@ -131,15 +132,21 @@ void key_tile(const DocumentCall& call, const Arrays<C, T>& a, const Pair& p, co
     multiply_tokens(scores, ld, key, rows, panels.query_tokens(h), E, from, to);
     multiply_tokens(slopes, ld, value, rows, panels.dy_tokens(h), E, from, to);
     const V scale = splat((C)call.scale);
+    const Drop<C> drop(call, p.s, p.g * call.group() + h);
     for (int r = 0; r < rows; r++) {
       C *s = scores + r * ld, *d = slopes + r * ld;
       for (int i = from; i < to; i += W, s += W, d += W) {
         const vi seen = sight.queries(i, row + r, p.L);
         const V weight = exp(load(s) * scale - load(panels.lse(h) + i));
-        const V slope = where(seen, weight * (load(d) - load(panels.delta(h) + i)) * scale, V{});
+        V used = weight, dweight = load(d);
+        if (drop.any) {
+          const V kept = drop.queries(i, row + r);
+          used *= kept, dweight *= kept;
+        }
+        const V slope = where(seen, weight * (dweight - load(panels.delta(h) + i)) * scale, V{});
         store(d, slope);
         store(panels.ds(h, i, (row + r) % KEYS), slope);
-        store(s, where(seen, weight, V{}));
+        store(s, where(seen, used, V{}));
       }
     }
     multiply_dims(dk, slopes, ld, rows, panels.query_dims(h), p.L, E, from, to, h > 0);
@@ -208,8 +215,9 @@ template <class C, class T> int32_t backward(koala_device* dev, const DocumentCa
 
 int32_t document_attention_backward(koala_device* dev, void* dqkv, const void* dy, const void* y, const void* lse,
     const void* qkv, const int32_t* starts, const float* forget, int32_t S, int32_t H, int32_t G, int32_t E,
-    int32_t window, int32_t seed, float scale, int32_t dtype) {
-  const DocumentCall call = {starts, forget, S, H, G, E, window, (uint32_t)seed, scale, dev->pool.threads};
+    int32_t window, int32_t first, int32_t seed, int32_t drop_seed, float drop, float scale, int32_t dtype) {
+  const DocumentCall call = {starts, forget, S, H, G, E, window, (uint32_t)first, (uint32_t)seed,
+      (uint32_t)drop_seed, drop, scale, dev->pool.threads};
   return with_type(dtype, [&](auto element) -> int32_t {
     typedef decltype(element) El;
     typedef compute_t<El> C;
@@ -222,7 +230,7 @@ int32_t document_attention_backward(koala_device* dev, void* dqkv, const void* d
 #ifdef KOALA_EXPORTS
 int32_t koala_document_attention_backward(koala_device* dev, void* dqkv, const void* dy, const void* y, const void* lse,
     const void* qkv, const int32_t* starts, const float* forget, int32_t S, int32_t H, int32_t G, int32_t E,
-    int32_t window, int32_t seed, float scale, int32_t dtype) {
+    int32_t window, int32_t first, int32_t seed, int32_t drop_seed, float drop, float scale, int32_t dtype) {
   REQUIRE_POINTER("document_attention_backward", dev);
   REQUIRE_POINTER("document_attention_backward", dqkv);
   REQUIRE_POINTER("document_attention_backward", dy);
@@ -237,6 +245,8 @@ int32_t koala_document_attention_backward(koala_device* dev, void* dqkv, const v
       G);
   REQUIRE_POSITIVE("document_attention_backward", E);
   REQUIRE_SIZE("document_attention_backward", window);
+  REQUIRE_SIZE("document_attention_backward", first);
+  REQUIRE(drop >= 0 && drop < 1, "koala_document_attention_backward: drop is %g and must be from 0 to below 1.", drop);
   REQUIRE(scale > 0 && scale < 1e30f,
       "koala_document_attention_backward: the scale is %g and must be a positive number.", scale);
   REQUIRE_TYPE("document_attention_backward", dtype);
@@ -247,7 +257,7 @@ int32_t koala_document_attention_backward(koala_device* dev, void* dqkv, const v
     REQUIRE(!forget || (forget[s] >= 0 && forget[s] <= 1),
         "koala_document_attention_backward: forget is %g for document %d and must be from 0 to 1.", forget[s], s);
   }
-  return dev->kernels->document_attention_backward(dev, dqkv, dy, y, lse, qkv, starts, forget, S, H, G, E, window, seed,
-      scale, dtype);
+  return dev->kernels->document_attention_backward(dev, dqkv, dy, y, lse, qkv, starts, forget, S, H, G, E, window, first,
+      seed, drop_seed, drop, scale, dtype);
 }
 #endif

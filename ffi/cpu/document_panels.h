@@ -21,8 +21,8 @@ struct DocumentCall {
   const int32_t* starts;
   const float* forget;
   int S, H, G, E, window;
-  uint32_t seed;
-  float scale;
+  uint32_t first, seed, drop_seed;
+  float drop, scale;
   int threads;
   inline int group() const { return H / G; }
   inline int length(int s) const { return starts[s + 1] - starts[s]; }
@@ -89,11 +89,11 @@ struct Sight {
   bool forgets;
   uint32_t hidden;  // threshold of the hash
   HashKey key;
-  uint32_t start;  // absolute row of the document
+  uint32_t start;  // the document's first row in the optimizer step
   Sight(const DocumentCall& call, int s)
       : window(call.window), forgets(call.forget && call.forget[s] > 0), hidden(forgets ? hash_threshold(call.forget[s])
           : 0),
-        key(hash_key(call.seed, STREAM_FORGET)), start((uint32_t)call.starts[s]) {}
+        key(hash_key(call.seed, STREAM_FORGET)), start(call.first + (uint32_t)call.starts[s]) {}
   inline int first_key(int i) const { return window > 0 && i >= window ? i - window + 1 : 0; }
   inline int last_query(int j, int L) const { return window > 0 && j < L - window ? j + window - 1 : L - 1; }
   /** Lanes of keys j.. that query i sees. */
@@ -114,6 +114,27 @@ struct Sight {
 
 inline vf where(vi seen, vf a, vf b) { return seen ? a : b; }
 inline vd where(vi seen, vd a, vd b) { return __builtin_convertvector(seen, decltype(a < b)) ? a : b; }
+
+/** What multiplies the probabilities of one document and query head: 0, or 1 / (1 - drop). */
+template <class C> struct Drop {
+  typedef vector_t<C> V;
+  bool any;
+  uint32_t dropped;  // threshold of the hash
+  HashKey key;
+  uint32_t start;
+  C kept;
+  Drop(const DocumentCall& call, int s, int head) : any(call.drop > 0), dropped(hash_threshold(call.drop)), key(
+      hash_key(call.drop_seed, STREAM_ATTENTION, (uint64_t)head)), start(call.first + (uint32_t)call.starts[s]),
+      kept((C)(1. / (1. - (double)call.drop))) {}
+  /** Of query i and the keys j.. */
+  inline V keys(int i, int j) const {
+    return where((vi)(hash_bits(key, vu{} + (start + i), lane_numbers() + (start + j)) >= dropped), splat(kept), V{});
+  }
+  /** Of the queries i.. and key j. */
+  inline V queries(int i, int j) const {
+    return where((vi)(hash_bits(key, lane_numbers() + (start + i), vu{} + (start + j)) >= dropped), splat(kept), V{});
+  }
+};
 
 /** One document and key/value head of a wave. */
 struct Pair {

@@ -1,4 +1,4 @@
-// Ops on flat arrays: dropout, scaled sums, conversions, sums of squares.
+// Ops on flat arrays: dropout, scaled and running sums, conversions, sums of squares.
 #include "flat.h"
 #include "hash.h"
 
@@ -82,6 +82,18 @@ int32_t axpby(koala_device* dev, void* y, const void* x, double n, double a, dou
   });
 }
 
+int32_t accumulate(koala_device* dev, void* sum, const float* x, double n, int32_t stype) {
+  auto add = [&](auto* to) {
+    over(dev, (int64_t)n, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i += W) store_some(to + i, end - i, load_some(to + i, end - i) + load_some(x + i,
+          end - i));
+    });
+  };
+  if (stype == KOALA_BF16) add((bf16*)sum);
+  else add((float*)sum);
+  return 0;
+}
+
 int32_t cast(koala_device* dev, void* to, const void* from, double n, int32_t to_type, int32_t from_type) {
   return with_type(to_type, [&](auto element) -> int32_t {
     typedef decltype(element) E;
@@ -134,6 +146,16 @@ int32_t koala_axpby(koala_device* dev, void* y, const void* x, double n, double 
   REQUIRE_COUNT("axpby", n);
   REQUIRE_TYPE("axpby", dtype);
   return dev->kernels->axpby(dev, y, x, n, a, b, dtype);
+}
+
+int32_t koala_accumulate(koala_device* dev, void* sum, const float* x, double n, int32_t stype) {
+  REQUIRE_POINTER("accumulate", dev);
+  REQUIRE_POINTER("accumulate", sum);
+  REQUIRE_POINTER("accumulate", x);
+  REQUIRE_COUNT("accumulate", n);
+  REQUIRE(stype == KOALA_F32 || stype == KOALA_BF16,
+      "koala_accumulate: stype is %d (%s); sums are f32 or bf16.", stype, type_name(stype));
+  return dev->kernels->accumulate(dev, sum, x, n, stype);
 }
 
 int32_t koala_cast(koala_device* dev, void* to, const void* from, double n, int32_t to_type, int32_t from_type) {

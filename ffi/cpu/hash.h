@@ -7,7 +7,7 @@
 
 namespace KOALA_NS {
 
-enum HashStream : uint32_t { STREAM_DROPOUT = 1, STREAM_FORGET = 2, STREAM_MOMENTS = 3 };
+enum HashStream : uint32_t { STREAM_DROPOUT = 1, STREAM_FORGET = 2, STREAM_MOMENTS = 3, STREAM_ATTENTION = 4 };
 
 struct HashKey { uint32_t a, b; };
 

@@ -94,7 +94,8 @@ template <class C> void adamw_plain(koala_device* dev, C* w, C* m, C* v, const C
   });
 }
 
-void adamw_split(koala_device* dev, uint16_t* w, uint16_t* low, uint16_t* m, uint16_t* v, const float* g, int64_t n,
+template <class G>
+void adamw_split(koala_device* dev, uint16_t* w, uint16_t* low, uint16_t* m, uint16_t* v, const G* g, int64_t n,
     const double* scalars, uint64_t index) {
   const Step<float> step(scalars);
   const HashKey key = hash_key((uint64_t)scalars[7], STREAM_MOMENTS, (uint64_t)scalars[6]);
@@ -116,8 +117,10 @@ void adamw_split(koala_device* dev, uint16_t* w, uint16_t* low, uint16_t* m, uin
 
 int32_t adamw(koala_device* dev, void* w, void* low, void* m, void* v, const void* g, double n, const double* scalars,
     double index, int32_t precision, int32_t dtype) {
-  if (precision == 1) adamw_split(dev, (uint16_t*)w, (uint16_t*)low, (uint16_t*)m, (uint16_t*)v, (const float*)g,
-      (int64_t)n, scalars, (uint64_t)index);
+  auto split = [&](auto* gradient) { adamw_split(dev, (uint16_t*)w, (uint16_t*)low, (uint16_t*)m, (uint16_t*)v, gradient,
+      (int64_t)n, scalars, (uint64_t)index); };
+  if (precision == 1 && dtype == KOALA_BF16) split((const bf16*)g);
+  else if (precision == 1) split((const float*)g);
   else if (dtype == KOALA_F64) adamw_plain(dev, (double*)w, (double*)m, (double*)v, (const double*)g, (int64_t)n,
       scalars);
   else adamw_plain(dev, (float*)w, (float*)m, (float*)v, (const float*)g, (int64_t)n, scalars);
@@ -157,9 +160,9 @@ int32_t koala_adamw(koala_device* dev, void* w, void* low, void* m, void* v, con
       "koala_adamw: precision is %d; there are 0 (plain) and 1 (bf16 weights with a split master).", precision);
   REQUIRE(precision == 0 || low,
       "koala_adamw: precision 1 needs the low halves of the masters, and low is a null pointer.");
-  REQUIRE(dtype == KOALA_F32 || (precision == 0 && dtype == KOALA_F64),
+  REQUIRE(dtype == KOALA_F32 || dtype == (precision ? KOALA_BF16 : KOALA_F64),
       "koala_adamw: dtype is %d (%s); precision %d takes %s.", dtype, type_name(dtype), precision, precision
-      ? "f32 gradients" : "f32 and f64");
+      ? "f32 and bf16 gradients" : "f32 and f64");
   const double step = scalars[6], seed = scalars[7];
   REQUIRE(step >= 1 && step == (double)(int64_t)step, "koala_adamw: the step is %g; steps count from 1.", step);
   REQUIRE_COUNT("adamw", seed);

@@ -36,6 +36,14 @@ int32_t koala_device_close(koala_device* dev);
 int32_t koala_device_info(koala_device* dev, char* json, int32_t bytes);
 // Measures this machine: peaks[0] read bandwidth in GB/s, then GFLOP/s of [1] float32 and [2] bf16 products. About a second.
 int32_t koala_device_measure(koala_device* dev, double* peaks);
+// While `on`, ops that take scratch compute nothing: they note how much they would take, and return an error.
+int32_t koala_device_rehearse(koala_device* dev, int32_t on);
+// bytes[0]: memory that the device holds as scratch; bytes[1]: what the ops since koala_device_rehearse(dev, 1) asked for
+// together. With `reserve` the device first takes exactly that much, where it holds less.
+int32_t koala_device_scratch(koala_device* dev, double* bytes, int32_t reserve);
+// From now on the device writes what it does to `record`, 64 bytes that outlive it: f64 1 while an op runs (0 after it), and its
+// symbol in char [56]. A record in shared memory tells others what ran when the process was killed. NULL ends it.
+int32_t koala_device_record(koala_device* dev, void* record);
 
 // ---- memory (byte counts are doubles: exact to 2^53, and 64-bit integers are slow to pass) ----
 // Zeroed memory, 64-byte aligned, on huge pages where there are any.
@@ -83,6 +91,11 @@ int32_t koala_gather_rows(koala_device* dev, void* y, const void* x, const int32
 int32_t koala_sum_rows(koala_device* dev, double* y, const void* x, const int32_t* starts, int32_t S, int32_t D, int32_t dtype);
 
 // ---- sampling (logits are f32 [R,V]) ----
+// Contrastive decoding. For each of C pairs: a = row pairs[c,0], b = row pairs[c,1], strength s and plausibility p of
+// scalars (f32 [C,2]). Where softmax(a)[v] >= p * its maximum, a[v] <- a[v] + s * (a[v] - b[v]); every other token keeps
+// its order by a, at least 1000 below all of these, so that it comes only where nothing else is allowed. b is read.
+// A row is in one pair at most. A NaN or infinity in either makes a[0] NaN: koala_sample then refuses the row.
+int32_t koala_contrast(koala_device* dev, float* logits, const int32_t* pairs, const float* scalars, int32_t C, int32_t R, int32_t V);
 // Picks ids[r] from row r. In order:
 //   1. repetition: history lists the distinct tokens of the sequence so far, counts how often each was generated
 //      (0: in the prompt only), for row r at history_starts[r]..history_starts[r+1]. A listed logit l becomes
@@ -121,16 +134,23 @@ int32_t koala_rope_backward(koala_device* dev, void* dqkv, const float* table, c
 // Causal attention of S documents laid end to end (document s is rows starts[s]..starts[s+1]), no cache. y [T,H*E],
 // lse [T,H] = log sum exp of the scaled scores (f32; f64 where dtype is f64). forget: NULL, or f32 [S]: key j of document s is
 // hidden from query i with probability forget[s] (0 < j < i only; forgetful causal masking), decided by a hash of
-// (seed, absolute row of i, absolute row of j, head-independent).
-int32_t koala_document_attention(koala_device* dev, void* y, void* lse, const void* qkv, const int32_t* starts, const float* forget, int32_t S, int32_t H, int32_t G, int32_t E, int32_t window, int32_t seed, float scale, int32_t dtype);
+// (seed, first + row of i, first + row of j), for all heads alike: `first` counts the rows of the optimizer step before this
+// batch, so that how a step is cut into batches changes nothing. drop: each probability becomes 0 with probability drop, else
+// p / (1 - drop), decided by a hash of (drop_seed, head, first + row of i, first + row of j); lse is that of before.
+int32_t koala_document_attention(koala_device* dev, void* y, void* lse, const void* qkv, const int32_t* starts, const float* forget, int32_t S, int32_t H, int32_t G, int32_t E, int32_t window, int32_t first, int32_t seed, int32_t drop_seed, float drop, float scale, int32_t dtype);
 // dqkv [T,(H+2G)*E] from dy and what forward saw and gave.
-int32_t koala_document_attention_backward(koala_device* dev, void* dqkv, const void* dy, const void* y, const void* lse, const void* qkv, const int32_t* starts, const float* forget, int32_t S, int32_t H, int32_t G, int32_t E, int32_t window, int32_t seed, float scale, int32_t dtype);
+int32_t koala_document_attention_backward(koala_device* dev, void* dqkv, const void* dy, const void* y, const void* lse, const void* qkv, const int32_t* starts, const float* forget, int32_t S, int32_t H, int32_t G, int32_t E, int32_t window, int32_t first, int32_t seed, int32_t drop_seed, float drop, float scale, int32_t dtype);
 // dgate_up from dy and gate_up
 int32_t koala_silu_mul_backward(koala_device* dev, void* dgate_up, const void* dy, const void* gate_up, int32_t T, int32_t F, int32_t dtype);
 // y[i] = x[i] * keep(i) / (1 - p), keep(i) a hash of (seed, offset + i) with probability 1 - p. Its own backward. y may be x.
 int32_t koala_dropout(koala_device* dev, void* y, const void* x, double offset, int32_t n, int32_t seed, float p, int32_t dtype);
 // y[i] = a * x[i] + b * y[i]
 int32_t koala_axpby(koala_device* dev, void* y, const void* x, double n, double a, double b, int32_t dtype);
+// sum[i] += x[i], added in float32; a bf16 sum is rounded to nearest even. stype: f32 or bf16.
+int32_t koala_accumulate(koala_device* dev, void* sum, const float* x, double n, int32_t stype);
+// y[i] = z(offset + i), offset even: (z(j), z(j+1)) = std * sqrt(-2 log(1 - u(j))) * (cos, sin)(2 pi u(j+1)) for even j (Box and
+// Muller), computed in double; u(j) is the draw j of the stream `seed` of Philox4x32-10 as in src/util/rng.ts.
+int32_t koala_fill_normal(koala_device* dev, float* y, double n, double offset, double seed, double std);
 // to[i] = from[i] in another element type (f32, bf16, f64; f16 as a source), nearest even
 int32_t koala_cast(koala_device* dev, void* to, const void* from, double n, int32_t to_type, int32_t from_type);
 // logprobs[r] = log softmax(logits[r])[targets[r]], lse[r] = log sum exp(logits[r]); a target of -1 gives 0. logits are [R,V] of type dtype;
@@ -145,28 +165,40 @@ int32_t koala_sum_squares(koala_device* dev, double* sum, const void* x, double 
 // scalars is f64 [8]: lr, b1, b2, eps, decay, scale, step, seed. Modes of `precision`:
 //   0: w, m, v are f32 (f64 where dtype is f64), low is NULL.
 //   1: w is bf16 and low the 16 low bits of its float32 master, bit-exact: bits = ((w - (low >> 15)) << 16) | low (uint16 arithmetic);
-//      m, v are bf16, rounded stochastically by a hash of (seed, step, index). dtype (of g) is f32.
+//      m, v are bf16, rounded stochastically by a hash of (seed, step, index). dtype (of g) is f32 or bf16.
 int32_t koala_adamw(koala_device* dev, void* w, void* low, void* m, void* v, const void* g, double n, const double* scalars, double index, int32_t precision, int32_t dtype);
 // Splits float32 masters into bf16 w and low (precision 1 above), and back.
 int32_t koala_master_split(koala_device* dev, void* w, void* low, const float* master, double n);
 int32_t koala_master_join(koala_device* dev, float* master, const void* w, const void* low, double n);
 
 // ---- communicator: ranks of one host over shared memory; sums run in rank order, so every rank and every run gets the same bits ----
+// A collective is run by a thread of the communicator, in the order of the calls: they return at once and write a ticket
+// (1, 2, 3 ...) to wait with. Until then the memory belongs to the collective. Its input is complete when it is called, or
+// made by an earlier collective. Ranks must call the same ones of the same `of` ("gradient of layer 3", at most 95 bytes);
+// the sentence of a failure names it. One that failed, by a rank that ended, aborted, differed or did not come within
+// timeout_s, fails all later ones of every rank.
 typedef struct koala_comm koala_comm;
 // Joins `world` ranks under `name` (a shared memory object, "/koala-..."); bytes is the staging slot of a rank. Waits for all.
 int32_t koala_comm_open(koala_comm** out, const char* name, int32_t rank, int32_t world, double bytes, double timeout_s);
+// Collectives that nobody waited for are given up.
 int32_t koala_comm_close(koala_comm* comm);
 // Makes every rank's current and later collectives fail at once.
 int32_t koala_comm_abort(koala_comm* comm);
-int32_t koala_comm_barrier(koala_comm* comm, double timeout_s);
-// x[i] = sum over ranks, n elements of f32 or f64
-int32_t koala_comm_all_reduce(koala_comm* comm, void* x, double n, int32_t dtype, double timeout_s);
+// Returns when the collective of this ticket, and all before it, are over.
+int32_t koala_comm_wait(koala_comm* comm, double ticket);
+// counts is f64 [3]: collectives that are over (the last one's ticket), nanoseconds that they took (waiting for other ranks
+// included), nanoseconds that koala_comm_wait waited for them: the rest ran beside the caller's work.
+int32_t koala_comm_statistics(koala_comm* comm, double* counts);
+int32_t koala_comm_barrier(koala_comm* comm, double* ticket, const char* of, double timeout_s);
+// x[i] = sum over ranks, n elements of f32, f64 or bf16 (summed in float32 and rounded once)
+int32_t koala_comm_all_reduce(koala_comm* comm, double* ticket, void* x, double n, int32_t dtype, const char* of, double timeout_s);
 // out (n / world elements) = (out +, if accumulate) this rank's part of the sum over ranks of x (n elements, n a multiple of
 // world). The sum begins with out: calls that follow each other add all ranks' x one after another, whatever the world.
-int32_t koala_comm_reduce_scatter(koala_comm* comm, void* out, const void* x, double n, int32_t accumulate, int32_t dtype, double timeout_s);
-// out (n * world bytes) = every rank's n bytes, in rank order
-int32_t koala_comm_all_gather(koala_comm* comm, void* out, const void* x, double n, double timeout_s);
-int32_t koala_comm_broadcast(koala_comm* comm, void* x, double n, int32_t root, double timeout_s);
+// accumulate 2: out is bf16 beside f32 x, and the sum is rounded to nearest even after each rank's x.
+int32_t koala_comm_reduce_scatter(koala_comm* comm, double* ticket, void* out, const void* x, double n, int32_t accumulate, int32_t dtype, const char* of, double timeout_s);
+// out (n * world bytes) = every rank's n bytes, in rank order; a share that lies in its place is not written
+int32_t koala_comm_all_gather(koala_comm* comm, double* ticket, void* out, const void* x, double n, const char* of, double timeout_s);
+int32_t koala_comm_broadcast(koala_comm* comm, double* ticket, void* x, double n, int32_t root, const char* of, double timeout_s);
 
 #ifdef __cplusplus
 }

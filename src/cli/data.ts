@@ -19,7 +19,7 @@ interface DataFlags {
   format: string;
   template?: string;
   fields?: string;
-  method: "sft" | "dpo";
+  method: "sft" | "dpo" | "kto";
   sequenceLength: number;
   truncation: "refuse" | "drop" | "cut";
   preference: "condition" | "chosen";
@@ -68,7 +68,7 @@ function addDataFlags(command: Command): Command {
     .addOption(choice("--format <name>", "format of the records", ["auto", ...formatNames], "auto"))
     .option("--template <name>", "koala, koala-negative, chatml, or a Jinja file (default: the model's own)")
     .option("--fields <spec>", "EasyLM fields for records that bring none")
-    .addOption(choice("--method <name>", "what the data is for", ["sft", "dpo"], d.method))
+    .addOption(choice("--method <name>", "what the data is for", ["sft", "dpo", "kto"], d.method))
     .option("--sequence-length <n>", "most tokens of a document", integer(8, 2 ** 22), d.sequenceLength)
     .addOption(
       choice("--truncation <way>", "what happens to longer ones", ["refuse", "drop", "cut"], d.truncation),

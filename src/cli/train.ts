@@ -148,6 +148,8 @@ class Reporter {
         return this.line(`checkpoint: ${event.directory}`);
       case "epoch":
         return this.line(`epoch ${event.epoch} done`);
+      case "model":
+        return this.line(`model of step ${event.step}: ${event.directory}`);
       case "sample":
         return this.sample(event.ids);
       case "stop":

@@ -3,8 +3,11 @@
 import { setPriority } from "node:os";
 import type { Command } from "commander";
 import { openStore } from "../store/store.ts";
-import { runTraining } from "../train/run.ts";
+import { launchRanks } from "../train/ranks/launch.ts";
+import type { RankRun } from "../train/ranks/rank_process.ts";
+import { modelDirectory, runTraining } from "../train/run.ts";
 import { UsageError } from "../util/errors.ts";
+import { selfCommand } from "../util/self_command.ts";
 import { runJob, type Train } from "./jobs/run_job.ts";
 import { planned } from "./plan.ts";
 
@@ -15,6 +18,10 @@ export interface TrainJobOptions {
   leaseMs: number;
   dataDirectory: string;
   threads: number;
+  /** Processes that may train it together. */
+  ranksMax: number;
+  /** Bytes that the data directory may hold; null: as many as the disk. */
+  storageMax: number | null;
 }
 
 export function register(program: Command): void {
@@ -26,7 +33,7 @@ export function register(program: Command): void {
 
 /** Also what the tests' stand-in for the trainer runs. */
 export async function trainJob(options: TrainJobOptions, train: Train): Promise<void> {
-  const { jobId, owner, leaseMs, dataDirectory, threads } = options;
+  const { jobId, owner, leaseMs, dataDirectory, threads, ranksMax, storageMax } = options;
   const database = process.env["KOALA_DATABASE"];
   if (!database) throw new UsageError("koala train-job is started by koala serve, which names the database.");
   yieldToServing();
@@ -39,6 +46,8 @@ export async function trainJob(options: TrainJobOptions, train: Train): Promise<
       lease: { jobId, owner, ms: leaseMs },
       dataDirectory,
       threads,
+      ranksMax,
+      storageMax,
       train,
       log,
       onLost,
@@ -63,18 +72,22 @@ function yieldToServing(): void {
   }
 }
 
-const trainForReal: Train = async ({ plan, prompts, onEvent, stop, epochModel }) => {
+const trainForReal: Train = async ({ plan, prompts, onEvent, stop, epochModels, onRestart }) => {
+  const { recipe, model, dataset } = plan;
   // Refuses here, in a sentence, what the system would kill later without one.
-  await planned(plan.recipe, false);
-  return runTraining({
-    recipe: plan.recipe,
-    model: plan.model,
-    dataset: plan.dataset,
-    resume: true,
-    measure: true,
-    prompts,
-    onEvent,
-    stop,
-    epochModel,
+  await planned(recipe, false);
+  const run: RankRun = { recipe, model, dataset, resume: true, measure: true, prompts, epochModels };
+  if (recipe.ranks === 1) return runTraining({ ...run, onEvent, stop });
+  const { KOALA_DATABASE: _, ...env } = process.env;
+  const outcome = await launchRanks({
+    run,
+    world: recipe.ranks,
+    command: (json) => selfCommand("rank", json),
+    // Of the database they know nothing: whatever ranks have to tell, they tell this process.
+    env,
+    signal: stop,
+    onRestart,
+    onMessage: (message) => message.type === "event" && onEvent(message.event),
   });
+  return outcome === "finished" ? modelDirectory(recipe) : null;
 };

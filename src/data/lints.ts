@@ -40,13 +40,13 @@ export function recordLints(record: TrainingRecord, tokenizer: Tokenizer): Lint[
     record.kind === "labelled"
       ? [[...record.messages, ...record.answer]]
       : record.kind === "chat"
-      ? [record.messages]
-      : record.kind === "preference"
-        ? [
-            [...record.messages, ...record.chosen],
-            [...record.messages, ...record.rejected],
-          ]
-        : [];
+        ? [record.messages]
+        : record.kind === "preference"
+          ? [
+              [...record.messages, ...record.chosen],
+              [...record.messages, ...record.rejected],
+            ]
+          : [];
   if (!conversations.every(rolesAlternate)) found.push("role-order");
   return found;
 }

@@ -30,8 +30,19 @@ export class NativeError extends Error {
   }
 }
 
+/** A point in a device's work, or the end of a collective between devices. */
+export interface DeviceEvent {
+  /** Returns when it has come. Throws CollectiveError where the collective, or one before it, failed. */
+  wait(): void;
+}
+
+/** Ops of the CPU are over when they return. */
+const past: DeviceEvent = { wait() {} };
+
 export class Device {
   readonly info: DeviceInfo;
+  /** Kept alive for the native side. */
+  private readonly records: Uint8Array[] = [];
 
   private constructor(
     readonly native: Native,
@@ -74,14 +85,14 @@ export class Device {
     return out[0] as number;
   }
 
-  /** Packs `rows` rows of `source` (row-major, type stype, host memory) as rows row.. of the matrix. */
-  pack(matrix: PackedMatrix, source: number, row: number, rows: number, stype: DType): void {
+  /** Packs `rows` rows of `source` (row-major, type stype, an array or an address in host memory) as rows row.. of the matrix. */
+  pack(matrix: PackedMatrix, source: number | HostArray, row: number, rows: number, stype: DType): void {
     const { data, N, K, dtype } = matrix;
     if (row < 0 || row + rows > N) throw new RangeError(`pack: rows ${row}..${row + rows} of ${matrix}`);
     const status = this.native.koala_matmul_pack(
       this.handle,
       data as Pointer,
-      source as Pointer,
+      typeof source === "number" ? (source as Pointer) : ptr(source),
       N,
       K,
       row,
@@ -135,6 +146,42 @@ export class Device {
     );
   }
 
+  /** From now on the device writes what it runs to `record` (koala_device_record), which must live as long as it does. */
+  recordOps(record: Uint8Array): void {
+    if (record.byteLength !== 64) throw new RangeError(`a record of ${record.byteLength} bytes`);
+    this.check("koala_device_record", this.native.koala_device_record(this.handle, ptr(record)));
+    this.records.push(record);
+  }
+
+  /** Bytes of scratch that the device takes for `calls`, ops that take some: they are called, and compute nothing. Their
+   *  tensors need no memory. With `reserve` it is taken at once, so that no op has to later. */
+  scratch(calls: readonly (() => void)[], reserve: boolean): number {
+    const bytes = new Float64Array(2);
+    this.check("koala_device_rehearse", this.native.koala_device_rehearse(this.handle, 1));
+    try {
+      for (const call of calls) rehearse(call);
+    } finally {
+      this.check("koala_device_rehearse", this.native.koala_device_rehearse(this.handle, 0));
+    }
+    this.check(
+      "koala_device_scratch",
+      this.native.koala_device_scratch(this.handle, ptr(bytes), reserve ? 1 : 0),
+    );
+    return bytes[1] as number;
+  }
+
+  /** Bytes of scratch that the device holds. */
+  get scratchBytes(): number {
+    const bytes = new Float64Array(2);
+    this.check("koala_device_scratch", this.native.koala_device_scratch(this.handle, ptr(bytes), 0));
+    return bytes[0] as number;
+  }
+
+  /** The end of all ops that were called so far. */
+  workSoFar(): DeviceEvent {
+    return past;
+  }
+
   /** Takes about a second. */
   measure(): DevicePeaks {
     const peaks = new Float64Array(3);
@@ -181,6 +228,17 @@ export class MappedFile {
       this.device.native.koala_file_unmap(this.data as Pointer, this.bytes),
     );
   }
+}
+
+/** An op that is rehearsed ends with an error of its own. */
+function rehearse(call: () => void): void {
+  try {
+    call();
+  } catch (error) {
+    if (error instanceof NativeError && error.message.includes("rehearsing")) return;
+    throw error;
+  }
+  throw new Error(`an op that takes no scratch was rehearsed: ${call}`);
 }
 
 function hostArray(dtype: DType, size: number): Float32Array | Float64Array | Int32Array | Uint16Array {

@@ -6,7 +6,7 @@ import { dlopen, type Library } from "bun:ffi";
 import { UsageError } from "../util/errors.ts";
 
 /** What koala_abi_version() must return. */
-export const ABI_VERSION = 1;
+export const ABI_VERSION = 2;
 
 const op = <const Args extends readonly ("ptr" | "i32" | "f32" | "f64" | "cstring")[]>(...args: Args) =>
   ({ args, returns: "i32" }) as const;
@@ -19,6 +19,9 @@ export const declarations = {
   koala_device_close: op("ptr"),
   koala_device_info: op("ptr", "ptr", "i32"),
   koala_device_measure: op("ptr", "ptr"),
+  koala_device_rehearse: op("ptr", "i32"),
+  koala_device_scratch: op("ptr", "ptr", "i32"),
+  koala_device_record: op("ptr", "ptr"),
 
   koala_memory_alloc: op("ptr", "ptr", "f64"),
   koala_memory_free: op("ptr", "ptr", "f64"),
@@ -60,6 +63,7 @@ export const declarations = {
   koala_gather_rows: op("ptr", "ptr", "ptr", "ptr", "i32", "i32", "i32"),
   koala_sum_rows: op("ptr", "ptr", "ptr", "ptr", "i32", "i32", "i32"),
 
+  koala_contrast: op("ptr", "ptr", "ptr", "ptr", "i32", "i32", "i32"),
   koala_sample: op(
     "ptr",
     "ptr",
@@ -113,6 +117,9 @@ export const declarations = {
     "i32",
     "i32",
     "i32",
+    "i32",
+    "i32",
+    "f32",
     "f32",
     "i32",
   ),
@@ -131,12 +138,17 @@ export const declarations = {
     "i32",
     "i32",
     "i32",
+    "i32",
+    "i32",
+    "f32",
     "f32",
     "i32",
   ),
   koala_silu_mul_backward: op("ptr", "ptr", "ptr", "ptr", "i32", "i32", "i32"),
   koala_dropout: op("ptr", "ptr", "ptr", "f64", "i32", "i32", "f32", "i32"),
   koala_axpby: op("ptr", "ptr", "ptr", "f64", "f64", "f64", "i32"),
+  koala_accumulate: op("ptr", "ptr", "ptr", "f64", "i32"),
+  koala_fill_normal: op("ptr", "ptr", "f64", "f64", "f64", "f64"),
   koala_cast: op("ptr", "ptr", "ptr", "f64", "i32", "i32"),
   koala_cross_entropy: op("ptr", "ptr", "ptr", "ptr", "ptr", "i32", "i32", "i32"),
   koala_cross_entropy_backward: op("ptr", "ptr", "ptr", "ptr", "ptr", "i32", "i32", "i32"),
@@ -148,11 +160,13 @@ export const declarations = {
   koala_comm_open: op("ptr", "cstring", "i32", "i32", "f64", "f64"),
   koala_comm_close: op("ptr"),
   koala_comm_abort: op("ptr"),
-  koala_comm_barrier: op("ptr", "f64"),
-  koala_comm_all_reduce: op("ptr", "ptr", "f64", "i32", "f64"),
-  koala_comm_reduce_scatter: op("ptr", "ptr", "ptr", "f64", "i32", "i32", "f64"),
-  koala_comm_all_gather: op("ptr", "ptr", "ptr", "f64", "f64"),
-  koala_comm_broadcast: op("ptr", "ptr", "f64", "i32", "f64"),
+  koala_comm_wait: op("ptr", "f64"),
+  koala_comm_statistics: op("ptr", "ptr"),
+  koala_comm_barrier: op("ptr", "ptr", "cstring", "f64"),
+  koala_comm_all_reduce: op("ptr", "ptr", "ptr", "f64", "i32", "cstring", "f64"),
+  koala_comm_reduce_scatter: op("ptr", "ptr", "ptr", "ptr", "f64", "i32", "i32", "cstring", "f64"),
+  koala_comm_all_gather: op("ptr", "ptr", "ptr", "ptr", "f64", "cstring", "f64"),
+  koala_comm_broadcast: op("ptr", "ptr", "ptr", "f64", "i32", "cstring", "f64"),
 } as const;
 
 /** The functions of one loaded library. */

@@ -228,6 +228,16 @@ export class Ops {
     this.done("koala_sum_rows", native.koala_sum_rows(handle, at(y), at(x), at(starts), S, D, code(x)));
   }
 
+  /** Pushes rows of logits (f32 [R, V]) away from others: pairs i32 [C, 2], scalars f32 [C, 2] strength and plausibility. */
+  contrast(logits: Tensor, pairs: Tensor, scalars: Tensor): void {
+    const [R, V] = matrix("contrast", logits);
+    equal("contrast", "scalars", scalars.size, pairs.size);
+    const { native, handle } = this.device;
+    const C = pairs.size / 2;
+    const status = native.koala_contrast(handle, at(logits), at(pairs), at(scalars), C, R, V);
+    this.done("koala_contrast", status);
+  }
+
   /** Picks one id a row; overwrites logits (f32 [R, V]). */
   sample(ids: Tensor, logits: Tensor, a: SampleArrays): void {
     const [R, V] = matrix("sample", logits);

@@ -4,44 +4,8 @@
 import { ptr, type Pointer } from "bun:ffi";
 import type { Device } from "./device.ts";
 import { at, code, equal, type Heads, matrix, qkvRows, same, ShapeError } from "./ops.ts";
+import type { AdamWState, AdamWStep, AttentionScores, Documents } from "./training_arguments.ts";
 import { type DType, dtypeCode, type PackedMatrix, type Tensor } from "./tensor.ts";
-
-/** Documents laid end to end in a batch: document s is rows starts[s]..starts[s+1]. */
-export interface Documents {
-  /** i32 [S+1] */
-  starts: Tensor;
-  /** f32 [S]: probability that a key is hidden from a query (forgetful causal masking), or null. */
-  forget: Tensor | null;
-  /** Of the hash that decides what is hidden. */
-  seed: number;
-}
-
-/** Sliding window (0: none) and scale of the scores. */
-export interface AttentionScores {
-  window: number;
-  scale: number;
-}
-
-/** The scalars of one AdamW step; `step` counts from 1, `scale` multiplies the gradient first. */
-export interface AdamWStep {
-  lr: number;
-  beta1: number;
-  beta2: number;
-  eps: number;
-  decay: number;
-  scale: number;
-  step: number;
-  seed: number;
-}
-
-/** What AdamW reads and writes of one flat block: f32 (or f64) throughout with low null, or bf16 with the low halves of the
- *  float32 masters in `low` (bf16 tensors hold their bits). */
-export interface AdamWState {
-  w: Tensor;
-  low: Tensor | null;
-  m: Tensor;
-  v: Tensor;
-}
 
 export class TrainingOps {
   private readonly sum = new Float64Array(1);
@@ -232,7 +196,10 @@ export class TrainingOps {
       G,
       E,
       scores.window,
+      documents.first ?? 0,
       documents.seed | 0,
+      (scores.drop?.seed ?? 0) | 0,
+      scores.drop?.probability ?? 0,
       scores.scale,
       code(qkv),
     );
@@ -269,7 +236,10 @@ export class TrainingOps {
       G,
       E,
       scores.window,
+      documents.first ?? 0,
       documents.seed | 0,
+      (scores.drop?.seed ?? 0) | 0,
+      scores.drop?.probability ?? 0,
       scores.scale,
       code(qkv),
     );
@@ -306,6 +276,21 @@ export class TrainingOps {
     same("axpby", x, y);
     const { native, handle } = this.device;
     this.done("koala_axpby", native.koala_axpby(handle, at(y), at(x), x.size, a, b, code(x)));
+  }
+
+  /** sum <- sum + x, rounded to nearest even where sum is bf16; x is f32. */
+  accumulate(sum: Tensor, x: Tensor): void {
+    equal("accumulate", "sum", sum.size, x.size);
+    if (x.dtype !== "f32") throw new ShapeError(`accumulate: ${x} is added, expected f32`);
+    const { native, handle } = this.device;
+    this.done("koala_accumulate", native.koala_accumulate(handle, at(sum), at(x), x.size, code(sum)));
+  }
+
+  /** y (f32) <- N(0, std^2): the numbers of stream `seed` from number `offset` (even) on. */
+  fillNormal(y: Tensor, offset: number, seed: number, std: number): void {
+    if (y.dtype !== "f32") throw new ShapeError(`fillNormal: ${y}, expected f32`);
+    const { native, handle } = this.device;
+    this.done("koala_fill_normal", native.koala_fill_normal(handle, at(y), y.size, offset, seed, std));
   }
 
   /** The same numbers in another element type. */

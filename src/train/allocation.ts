@@ -1,6 +1,7 @@
 /** Everything a training run keeps in memory, allocated once at start; the plan is the same code without memory. */
 import type { LlamaConfig } from "../model/config.ts";
 import { flatLayout } from "../model/flat_layout.ts";
+import { adapterParts, type LoraConfig } from "../model/lora.ts";
 import { ropeTable } from "../model/rope.ts";
 import { parametersOf } from "../model/weights.ts";
 import { Arena } from "../tensor/arena.ts";
@@ -9,16 +10,15 @@ import type { Tensor } from "../tensor/tensor.ts";
 import { type Activations, allocateActivations, allocateFlow, type Flow, type Rung } from "./activations.ts";
 import {
   adapterLayout,
-  adapterParts,
   type AdapterScratch,
   allocateAdapterScratch,
   fillAdapterScratch,
-  type LoraConfig,
 } from "./adapters.ts";
 import {
   allocateState,
   alone,
   type FlatState,
+  type GradientType,
   type Precision,
   precisionTypes,
   type Share,
@@ -28,10 +28,13 @@ import { allocateHead, type HeadMemory } from "./head.ts";
 import { allocatePackScratch, type PackScratch, VectorScratch } from "./linear.ts";
 import { type Allocator, Sizer } from "./memory.ts";
 import { allocateMicroBatch, type MicroBatchMemory } from "./micro_batch.ts";
+import { scratchBytes } from "./scratch.ts";
 
 /** What decides how much memory a run takes. */
 export interface TrainSetup {
   precision: Precision;
+  /** How gradients of the step are kept; those of adapters are always exact. */
+  gradients: GradientType;
   /** Tokens of the largest micro-batch, and of the longest document. */
   maxTokens: number;
   positions: number;
@@ -41,6 +44,7 @@ export interface TrainSetup {
   rungs: Rung[];
   residualDropout: number;
   embeddingDropout: number;
+  attentionDropout: number;
   /** null: every parameter is trained. */
   lora: LoraConfig | null;
   share: Share;
@@ -49,18 +53,23 @@ export interface TrainSetup {
 
 export const defaultSetup = (config: LlamaConfig, maxTokens: number): TrainSetup => ({
   precision: "float32",
+  gradients: "float32",
   maxTokens,
   positions: maxTokens,
   chunkRows: 256,
   rungs: Array<Rung>(config.layerCount).fill("none"),
   residualDropout: 0,
   embeddingDropout: 0,
+  attentionDropout: 0,
   lora: null,
   share: alone,
   stage: 1,
 });
 
-export const memoryKinds = ["weights", "gradients", "optimizer", "activations", "workspace"] as const;
+const arenaKinds = ["weights", "gradients", "optimizer", "activations", "workspace"] as const;
+type ArenaKind = (typeof arenaKinds)[number];
+/** scratch is the device's own. */
+export const memoryKinds = [...arenaKinds, "scratch"] as const;
 export type MemoryKind = (typeof memoryKinds)[number];
 
 export interface TrainMemory {
@@ -100,7 +109,7 @@ export function planMemory(
 ): Record<MemoryKind, number> {
   const sizers = byKind(() => new Sizer(device));
   allocate(sizers, config, setup);
-  return byKind((kind) => sizers[kind].bytes);
+  return { ...byKind((kind) => sizers[kind].bytes), scratch: scratchBytes(device, config, setup, false) };
 }
 
 /** One arena a kind. Throws NativeError when the device has not enough memory. */
@@ -108,15 +117,21 @@ export function openMemory(device: Device, config: LlamaConfig, setup: TrainSetu
   const bytes = planMemory(device, config, setup);
   const arenas = byKind((kind) => new Arena(device, kind, bytes[kind]));
   const memory = allocate(arenas, config, setup);
+  scratchBytes(device, config, setup, true);
   device.upload(memory.working.rope, ropeTable(config, setup.positions));
   if (memory.working.adapters && setup.lora)
     fillAdapterScratch(device, memory.working.adapters, adapterParts(config, setup.lora, 0));
-  return { ...memory, bytes, close: () => memoryKinds.forEach((kind) => arenas[kind].close()) };
+  return { ...memory, bytes, close: () => arenaKinds.forEach((kind) => arenas[kind].close()) };
 }
 
-function allocate(memory: Record<MemoryKind, Allocator>, config: LlamaConfig, setup: TrainSetup) {
-  const { lora, precision, share, stage } = setup;
-  const base = allocateState(memory, flatLayout(config), precision, { trained: !lora, share, stage });
+function allocate(memory: Record<ArenaKind, Allocator>, config: LlamaConfig, setup: TrainSetup) {
+  const { lora, precision, share, stage, gradients } = setup;
+  const base = allocateState(memory, flatLayout(config), precision, {
+    trained: !lora,
+    share,
+    stage,
+    gradients,
+  });
   // Adapters are small: their weights and moments are always exact.
   const exact = precision === "float64" ? "float64" : "float32";
   const adapters = lora
@@ -129,7 +144,7 @@ function allocate(memory: Record<MemoryKind, Allocator>, config: LlamaConfig, se
 }
 
 function allocateWorking(
-  memory: Record<MemoryKind, Allocator>,
+  memory: Record<ArenaKind, Allocator>,
   config: LlamaConfig,
   setup: TrainSetup,
 ): Working {
@@ -160,5 +175,5 @@ function allocateWorking(
   };
 }
 
-const byKind = <Value>(make: (kind: MemoryKind) => Value): Record<MemoryKind, Value> =>
-  Object.fromEntries(memoryKinds.map((kind) => [kind, make(kind)])) as Record<MemoryKind, Value>;
+const byKind = <Value>(make: (kind: ArenaKind) => Value): Record<ArenaKind, Value> =>
+  Object.fromEntries(arenaKinds.map((kind) => [kind, make(kind)])) as Record<ArenaKind, Value>;

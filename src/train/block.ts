@@ -1,9 +1,10 @@
 /** One transformer block with its backward, mirrored: x + attention(norm(x)), then x + mlp(norm(x)). The forward half reads
- *  like src/model/llama.ts; dropout acts on the two branch outputs before they join the residual (EasyLM's resid_pdrop). */
+ *  like src/model/llama.ts; dropout acts on the weights of attention (EasyLM's attn_pdrop), and on the two branch outputs
+ *  before they join the residual (its resid_pdrop). */
 import type { LlamaConfig } from "../model/config.ts";
 import type { Heads } from "../tensor/ops.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import type { AttentionScores, Documents } from "../tensor/training_ops.ts";
+import type { AttentionScores, Documents } from "../tensor/training_arguments.ts";
 import { type Activations, type Flow, keeps, type Rung } from "./activations.ts";
 import type { Adapters } from "./adapters.ts";
 import { type BlockState, groupView } from "./flat_state.ts";
@@ -15,13 +16,14 @@ export interface BlockOptions {
   rung: Rung;
   /** Probability that an element of a branch's output is dropped. */
   residualDropout: number;
+  /** Probability that a weight of attention is dropped. */
+  attentionDropout: number;
   /** By group key; absent where nothing is adapted. */
   adapters: Map<string, Adapters>;
 }
 
 export class TrainBlock {
   private readonly heads: Heads;
-  private readonly scores: AttentionScores;
   private readonly linears: Record<"qkv" | "output" | "gateUp" | "down", Linear>;
 
   constructor(
@@ -33,7 +35,6 @@ export class TrainBlock {
     private readonly rope: Tensor,
   ) {
     this.heads = { H: config.headCount, G: config.keyValueHeadCount, E: config.headDim };
-    this.scores = { window: config.windows[layer] ?? 0, scale: 1 / Math.sqrt(config.headDim) };
     const linear = (key: string): Linear => {
       const bias = state.layout.groups.has(`${key}Bias`) ? `${key}Bias` : null;
       return new Linear(context, state, key, bias, options.adapters.get(key) ?? null);
@@ -75,7 +76,7 @@ export class TrainBlock {
       ops.forward.qkNorm(a.qkv, this.vector("queryNorm"), this.vector("keyNorm", 1), heads, config.normEps);
     }
     ops.forward.rope(a.qkv, this.rope, batch.positions, heads);
-    ops.documentAttention(a.attended, a.lse, a.qkv, documentsOf(batch), heads, this.scores);
+    ops.documentAttention(a.attended, a.lse, a.qkv, documentsOf(batch), heads, this.scores(place));
     this.linears.output.forward(a.mid, a.attended, place);
     this.dropBranch(a.mid, a.mid, site.attentionOutput, place);
     ops.axpby(a.mid, a.x, 1, 1);
@@ -121,7 +122,7 @@ export class TrainBlock {
       { y: a.attended, lse: a.lse, qkv: a.qkv },
       documentsOf(batch),
       heads,
-      this.scores,
+      this.scores(place),
     );
     ops.ropeBackward(flow.dqkv, this.rope, batch.positions, heads);
     if (a.qkvRaw) {
@@ -145,6 +146,14 @@ export class TrainBlock {
     if (p === 0 || !place) return x;
     this.context.ops.dropout(y, x, place.firstToken * y.dim(1), mixSeed(place.seed, where), p);
     return y;
+  }
+
+  private scores(place: RandomPlace | null): AttentionScores {
+    const { attentionDropout: probability } = this.options;
+    const drop =
+      probability > 0 && place ? { probability, seed: mixSeed(place.seed, site.attentionWeights) } : null;
+    const { windows, headDim } = this.config;
+    return { window: windows[this.layer] ?? 0, scale: 1 / Math.sqrt(headDim), drop };
   }
 
   private place({ place }: MicroBatch): RandomPlace | null {
@@ -173,4 +182,5 @@ const documentsOf = ({ starts, forget, place }: MicroBatch): Documents => ({
   starts,
   forget,
   seed: mixSeed(place?.seed ?? 0, site.forget),
+  first: place?.firstToken ?? 0,
 });

@@ -1,6 +1,8 @@
 /** Which rows each step trains on: a pure function of lengths, seed and step, so that the data cursor is the step number.
  *  Always: steps end with their epoch, whose last step may have fewer rows. */
 import { packDataset } from "../data/pack.ts";
+import type { Dataset } from "../data/shard.ts";
+import type { StepRow } from "./loss.ts";
 
 export interface OrderOptions {
   sequenceLength: number;
@@ -75,4 +77,13 @@ export class DataOrder {
     }
     return this.packed.rows;
   }
+}
+
+/** The documents of a row, with their reference scores where there are some and KTO's labels. */
+export function readRow(dataset: Dataset, row: Uint32Array, references: Float64Array | null = null): StepRow {
+  return Array.from(row, (document) => ({
+    ...dataset.read(document),
+    ...(references ? { reference: references[document] as number } : {}),
+    ...(dataset.labels ? { label: dataset.labels[document >> 1] === 1 } : {}),
+  }));
 }

@@ -17,6 +17,8 @@ export type TrainEvent =
   | { type: "evaluation"; step: number; loss: number; tokens: number; accuracy: number }
   | { type: "checkpoint"; step: number; directory: string }
   | { type: "epoch"; step: number; epoch: number }
+  /** A whole model of this step lies in `directory`, under RunOptions.epochModels. */
+  | { type: "model"; step: number; directory: string }
   | { type: "sample"; step: number; ids: number[][] }
   | { type: "finish"; step: number; directory: string; seconds: number; trainedTokens: number }
   | { type: "stop"; step: number; reason: string };
@@ -35,6 +37,9 @@ export interface StepEvent extends StepResult {
   secondsLeft: number;
   /** Of this process. */
   residentBytes: number;
+  /** Milliseconds of collectives with other ranks, and the part of them that this rank stood still for. */
+  commMs: number;
+  commWaitMs: number;
 }
 
 export const scalarsOf = (event: StepEvent): Record<string, number> => ({
@@ -44,7 +49,9 @@ export const scalarsOf = (event: StepEvent): Record<string, number> => ({
   "train/tokens_per_second": event.tokensPerSecond,
   "train/epoch": event.epoch,
   ...(event.accuracy === null ? {} : { "train/accuracy": event.accuracy }),
+  ...(event.commMs === 0 ? {} : { "train/comm_ms": event.commMs, "train/comm_wait_ms": event.commWaitMs }),
   ...(event.utilisation === null ? {} : { "train/utilisation": event.utilisation }),
+  ...(event.kl === undefined ? {} : { "train/kl": event.kl }),
   ...(event.preference
     ? {
         "train/preference_accuracy": event.preference.accuracy,

@@ -50,7 +50,7 @@ export async function exportModel(
   if (lora && adapters) {
     await saveAdapter(ops.device, adapters, lora, join(target, "adapter"), recipe.model.path);
     await withMerged(ops, { config, base, adapters, lora }, dtype, write);
-  } else await write(exportTensors(ops.device, base, dtype));
+  } else await write(exportTensors(ops.device, base, dtype, trainer.lowHalves));
   await copyCompanions(directory, target);
   await writeConfig(directory, target, recipe.export_dtype);
   if (recipe.data.template?.endsWith(".jinja"))

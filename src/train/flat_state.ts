@@ -42,8 +42,11 @@ export interface BlockState {
   layout: FlatBlock;
   /** In stage 3 readable only while they are gathered. */
   w: Tensor;
-  /** Of this rank's micro-batches, in stages 2 and 3 of the current one; absent where the block is frozen. */
+  /** Of this rank's micro-batches, in stages 2 and 3 and with bfloat16 gradients of the current one; absent where the block
+   *  is frozen. */
   gradient: Tensor | null;
+  /** bfloat16 gradients in stages 0 and 1: the sum over this rank's micro-batches, of the whole block. */
+  accumulated?: Tensor | null;
   /** Elements [begin, end) that this rank updates: their weights, their gradient summed over ranks, their optimizer state. */
   begin: number;
   end: number;
@@ -67,34 +70,49 @@ export interface StateMemory {
   weights: Allocator;
   gradients: Allocator;
   optimizer: Allocator;
+  /** Gradients of one micro-batch, where they are summed in bfloat16. */
+  workspace: Allocator;
+}
+
+/** float32: gradients of the step are summed in the activations' type. bfloat16: those of a micro-batch are, a block at a
+ *  time in shared memory, and then added to a bfloat16 sum, rounded to nearest even once a micro-batch. */
+export type GradientType = "float32" | "bfloat16";
+
+export interface StateOptions {
+  trained?: boolean;
+  share?: Share;
+  stage?: ZeroStage;
+  gradients?: GradientType;
 }
 
 export function allocateState(
   memory: StateMemory,
   layout: FlatLayout,
   precision: Precision,
-  { trained = true, share = alone, stage = 1 }: { trained?: boolean; share?: Share; stage?: ZeroStage } = {},
+  { trained = true, share = alone, stage = 1, gradients = "float32" }: StateOptions = {},
 ): FlatState {
   const types = precisionTypes[precision];
   const owners = stage === 0 ? alone : share;
-  const turns = stage < 2 || !trained ? null : gradientsInTurn(memory.gradients, layout, types);
+  const half = gradients === "bfloat16";
+  const inTurns = trained && (stage >= 2 || half);
+  const turns = inTurns
+    ? gradientsInTurn(half ? memory.workspace : memory.gradients, layout, types, stage >= 2)
+    : null;
   const buffers = stage < 3 ? null : weightsInTurn(memory.weights, layout, types);
   const blocks = layout.blocks.map((block): BlockState => {
     const part = block.size / owners.world;
     const [begin, end] = [part * owners.rank, part * (owners.rank + 1)];
     const state = (dtype: DType) => (trained ? memory.optimizer.tensor([part], dtype) : null);
     const w = buffers ? null : memory.weights.tensor([block.size], types.weight);
-    const whole = trained && !turns ? memory.gradients.tensor([block.size], types.activation) : null;
+    const sumType = half ? "bf16" : types.activation;
+    const whole = trained && !(turns && stage >= 2) ? memory.gradients.tensor([block.size], sumType) : null;
     const rest = {
       layout: block,
       begin,
       end,
-      gradient: whole ?? turns?.(block).rows(block.size) ?? null,
-      sum: whole
-        ? slice(whole, begin, end)
-        : turns
-          ? memory.gradients.tensor([part], types.activation)
-          : null,
+      gradient: turns?.(block).rows(block.size) ?? whole,
+      accumulated: turns ? whole : null,
+      sum: whole ? slice(whole, begin, end) : turns ? memory.gradients.tensor([part], sumType) : null,
       ownW: w ? slice(w, begin, end) : memory.weights.tensor([part], types.weight),
       low: types.split ? state("bf16") : null,
       m: state(types.moment),
@@ -105,9 +123,15 @@ export function allocateState(
   return { layout, types, trained, stage, blocks };
 }
 
-/** Gradients of a micro-batch: one memory for all blocks but the first, which a tied head adds to from the very beginning. */
-function gradientsInTurn(memory: Allocator, layout: FlatLayout, { activation }: PrecisionTypes) {
-  const slot = (index: number) => Math.min(index, 1);
+/** Gradients of a micro-batch: two memories for the blocks (where reductions overlap, so that one can be reduced while the
+ *  other is written, else one); the first block, which a tied head adds to from the very beginning, has its own. */
+function gradientsInTurn(
+  memory: Allocator,
+  layout: FlatLayout,
+  { activation }: PrecisionTypes,
+  overlaps: boolean,
+) {
+  const slot = (index: number) => (index === 0 ? 0 : overlaps ? 1 + (index % 2) : 1);
   return inTurn(layout, slot, (size) => memory.tensor([size], activation));
 }
 

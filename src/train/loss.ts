@@ -5,22 +5,33 @@ import type { MicroBatch, TrainDocument } from "./micro_batch.ts";
 /** token: mean over all weighted tokens of the step. row: mean over rows of each row's mean (EasyLM). */
 export type LossReduction = "token" | "row";
 
-/** dpo (Rafailov et al. 2023): documents 2i and 2i + 1 of a row are chosen and rejected. */
-export type Method = { type: "sft"; reduction: LossReduction } | { type: "dpo"; beta: number };
+export interface KtoWeights {
+  beta: number;
+  /** Of the losses of answers labelled good, and bad. */
+  desirableWeight: number;
+  undesirableWeight: number;
+}
+
+/** dpo (Rafailov et al. 2023): documents 2i and 2i + 1 of a row are chosen and rejected. kto (Ethayarajh et al. 2024):
+ *  document 2i is an answer with a label, 2i + 1 the same question with another record's answer. */
+export type Method =
+  { type: "sft"; reduction: LossReduction } | { type: "dpo"; beta: number } | ({ type: "kto" } & KtoWeights);
 
 export interface StepDocument extends TrainDocument {
-  /** DPO: sum of weighted log-probabilities under the reference model. */
+  /** DPO, KTO: sum of weighted log-probabilities under the reference model. */
   reference?: number;
+  /** KTO: whether the answer is good. */
+  label?: boolean;
 }
 
 /** Documents that share a row of the packed data. */
 export type StepRow = StepDocument[];
 
-/** The factor on the token weights of every document of each row; for DPO the factor of a pair's loss. */
+/** The factor on the token weights of every document of each row; for DPO and KTO that of a pair's or an answer's loss. */
 export function rowFactors(rows: readonly StepRow[], method: Method): number[] {
-  if (method.type === "dpo") {
-    const pairs = rows.reduce((sum, row) => sum + row.length / 2, 0);
-    return rows.map(() => (pairs > 0 ? 1 / pairs : 0));
+  if (method.type !== "sft") {
+    const compared = comparedCount(rows, method);
+    return rows.map(() => (compared > 0 ? 1 / compared : 0));
   }
   const weights = rows.map((row) => row.reduce((sum, document) => sum + totalWeight(document), 0));
   if (method.reduction === "token") {
@@ -30,6 +41,10 @@ export function rowFactors(rows: readonly StepRow[], method: Method): number[] {
   const weighted = weights.filter((weight) => weight > 0).length;
   return weights.map((weight) => (weight > 0 ? 1 / (weight * weighted) : 0));
 }
+
+/** Pairs of DPO, answers of KTO. */
+export const comparedCount = (rows: readonly StepRow[], { type }: Method): number =>
+  rows.reduce((sum, row) => sum + row.length, 0) / (type === "dpo" ? 2 : 1);
 
 /** Sum of the weights of the predictions of a document. */
 export function totalWeight({ weights }: TrainDocument): number {
@@ -59,7 +74,7 @@ export interface PairTerm {
   loss: number;
   /** Reward of the chosen answer less that of the rejected one. */
   margin: number;
-  /** What multiplies the token weights of the chosen document, and negated those of the rejected one. */
+  /** What multiplies the token weights of the chosen document, and negated those of a rejected one. */
   coefficient: number;
 }
 
@@ -69,4 +84,18 @@ export function dpoTerm(beta: number, chosen: number, rejected: number): PairTer
   // softplus(-margin), without overflow
   const loss = Math.max(0, -margin) + Math.log1p(Math.exp(-Math.abs(margin)));
   return { loss, margin, coefficient: beta / (1 + Math.exp(margin)) };
+}
+
+/** w * (1 - sigmoid(z)), z = beta * (ratio - kl) for a good answer and its negative for a bad one, and its derivative; kl is
+ *  a constant. `coefficient` multiplies the answer's token weights; `margin` is z. */
+export function ktoTerm(
+  { beta, desirableWeight, undesirableWeight }: KtoWeights,
+  good: boolean,
+  ratio: number,
+  kl: number,
+): PairTerm {
+  const [weight, sign] = good ? [desirableWeight, 1] : [undesirableWeight, -1];
+  const margin = sign * beta * (ratio - kl);
+  const wrong = 1 / (1 + Math.exp(margin));
+  return { loss: weight * wrong, margin, coefficient: sign * weight * beta * wrong * (1 - wrong) };
 }

@@ -39,3 +39,11 @@ export function allocateAll<Result>(
   const arena = new Arena(device, name, sizeOf(device, allocate));
   return { arena, memory: allocate(arena) };
 }
+
+/** tensor <- 0, copied from `zeros`. */
+export function clear(device: Pick<Device, "copy">, tensor: Tensor, zeros: Tensor): void {
+  const width = bytesOf[tensor.dtype];
+  const piece = Math.floor(zeros.bytes / width);
+  for (let at = 0; at < tensor.size; at += piece)
+    device.copy(tensor.data + at * width, zeros.data, Math.min(piece, tensor.size - at) * width);
+}

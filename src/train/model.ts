@@ -5,12 +5,14 @@ import type { LlamaConfig } from "../model/config.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { TrainOps } from "./ops.ts";
 import { type Activations, activationRows, type Flow, flowRows } from "./activations.ts";
-import { Adapters, adapterParts } from "./adapters.ts";
+import { adapterParts } from "../model/lora.ts";
+import { Adapters } from "./adapters.ts";
 import type { TrainMemory, TrainSetup } from "./allocation.ts";
 import { TrainBlock } from "./block.ts";
 import { type BlockState, groupView } from "./flat_state.ts";
 import { TrainHead } from "./head.ts";
 import { type LinearContext } from "./linear.ts";
+import { clear } from "./memory.ts";
 import type { MicroBatch } from "./micro_batch.ts";
 import { mixSeed, site } from "./random_place.ts";
 
@@ -47,6 +49,7 @@ export class TrainModel {
       const options = {
         rung: setup.rungs[layer] ?? "none",
         residualDropout: setup.residualDropout,
+        attentionDropout: setup.attentionDropout,
         adapters: this.adapters(context, layer),
       };
       return new TrainBlock(context, config, state(layer + 1), layer, options, working.rope);
@@ -91,18 +94,18 @@ export class TrainModel {
     const { hooks, blocks } = this;
     const flow: Flow = flowRows(this.memory.working.flow, batch.T);
     const logprobs = this.withHead("backward", () => this.head.backward(flow, this.output(batch), batch));
-    if (!this.setup.lora) hooks.gradient?.(blocks.length + 1);
+    if (!this.setup.lora) this.complete(blocks.length + 1);
     for (let layer = blocks.length - 1; layer >= 0; layer--) {
       hooks.need?.(layer + 1, "backward");
       (blocks[layer] as TrainBlock).backward(flow, this.rows[layer] as Activations, batch);
       hooks.done?.(layer + 1, "backward");
-      hooks.gradient?.(this.setup.lora ? layer : layer + 1);
+      this.complete(this.setup.lora ? layer : layer + 1);
     }
     const { gradient } = this.embedding;
     if (gradient) {
       this.dropEmbedding(flow.dx, batch);
       this.ops.embedBackward(this.table(gradient), flow.dx, batch.tokens, batch.order);
-      hooks.gradient?.(0);
+      this.complete(0);
     }
     return logprobs;
   }
@@ -110,19 +113,36 @@ export class TrainModel {
   /** The hooks of a micro-batch for a rank that has none left: other ranks need it in their collectives. */
   idle(scoresFirst: boolean): void {
     const { hooks, blocks } = this;
-    const use = (block: number, pass: "forward" | "backward") => {
-      hooks.need?.(block, pass);
-      hooks.done?.(block, pass);
-    };
-    for (let block = 0; block <= blocks.length; block++) use(block, "forward");
-    if (scoresFirst) this.withHead("forward", () => {});
+    if (scoresFirst) this.idleScores();
+    else for (let block = 0; block <= blocks.length; block++) this.use(block, "forward");
     this.withHead("backward", () => {});
     if (!this.setup.lora) hooks.gradient?.(blocks.length + 1);
     for (let layer = blocks.length - 1; layer >= 0; layer--) {
-      use(layer + 1, "backward");
+      this.use(layer + 1, "backward");
       hooks.gradient?.(this.setup.lora ? layer : layer + 1);
     }
     if (this.embedding.gradient) hooks.gradient?.(0);
+  }
+
+  /** The same of a micro-batch that is scored only: forward and logprobs. */
+  idleScores(): void {
+    for (let block = 0; block <= this.blocks.length; block++) this.use(block, "forward");
+    this.withHead("forward", () => {});
+  }
+
+  private use(block: number, pass: "forward" | "backward"): void {
+    this.hooks.need?.(block, pass);
+    this.hooks.done?.(block, pass);
+  }
+
+  /** A trained block's gradient is complete for this micro-batch. */
+  private complete(block: number): void {
+    const { accumulated, gradient } = this.memory.trained.blocks[block] as BlockState;
+    if (accumulated && gradient) {
+      this.ops.accumulate(accumulated, gradient);
+      clear(this.ops.device, gradient, this.memory.working.zeros);
+    }
+    this.hooks.gradient?.(block);
   }
 
   private adapters(context: LinearContext, layer: number): Map<string, Adapters> {

@@ -1,10 +1,10 @@
 /** AdamW over flat blocks (Loshchilov & Hutter 2019), with the gradient's global norm in one fixed order.
  *  Always: a rank updates its share of each block only; matrices decay, vectors do not; an update whose norm is not finite
  *  never happens, and does not count as a step of Adam. */
-import type { Device } from "../tensor/device.ts";
-import { bytesOf, type Tensor } from "../tensor/tensor.ts";
+import type { Tensor } from "../tensor/tensor.ts";
 import type { TrainOps } from "./ops.ts";
 import { type BlockState, type FlatState, type Share, slice } from "./flat_state.ts";
+import { clear } from "./memory.ts";
 import { mixSeed, site } from "./random_place.ts";
 
 export interface AdamWConfig {
@@ -37,8 +37,8 @@ export class Optimizer {
   ) {}
 
   zeroGradients(zeros: Tensor): void {
-    for (const { gradient, sum } of this.state.blocks) {
-      const kept = this.state.stage < 2 ? gradient : sum;
+    for (const { gradient, accumulated, sum } of this.state.blocks) {
+      const kept = accumulated ?? (this.state.stage < 2 ? gradient : sum);
       if (kept) clear(this.ops.device, kept, zeros);
     }
   }
@@ -118,13 +118,5 @@ function* decayRanges(block: BlockState): Generator<[number, number, boolean]> {
   for (const [begin, end] of [...block.layout.decayed, [block.layout.size, block.layout.size] as const]) {
     if (at < Math.min(begin, block.end)) yield [at, (at = Math.min(begin, block.end)), false];
     if (at < Math.min(end, block.end)) yield [at, (at = Math.min(end, block.end)), true];
-  }
-}
-
-function clear(device: Device, tensor: Tensor, zeros: Tensor): void {
-  const piece = zeros.size;
-  for (let at = 0; at < tensor.size; at += piece) {
-    const count = Math.min(piece, tensor.size - at);
-    device.copy(tensor.data + at * bytesOf[tensor.dtype], zeros.data, count * bytesOf[tensor.dtype]);
   }
 }

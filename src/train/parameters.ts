@@ -49,11 +49,13 @@ export function initializeParameters(ops: TrainOps, state: FlatState, seed: numb
   let stream = 0;
   for (const block of state.blocks) {
     for (const parameter of block.layout.parameters) {
-      const values =
-        parameter.shape.length === 1
-          ? new Float32Array(parameter.size).fill(parameter.name.endsWith(".bias") ? 0 : 1)
-          : normal(parameter.size, std, mixSeed(seed, stream++) >>> 0);
-      writer.writeArray(block, parameter, values);
+      if (parameter.shape.length === 1)
+        writer.writeArray(
+          block,
+          parameter,
+          new Float32Array(parameter.size).fill(parameter.name.endsWith(".bias") ? 0 : 1),
+        );
+      else writer.writeNormal(block, parameter, { std, seed: mixSeed(seed, stream++) >>> 0 });
     }
   }
   writer.close();
@@ -111,6 +113,19 @@ export class WeightWriter {
     }
   }
 
+  /** N(0, std^2) from the stream `seed`. */
+  writeNormal(
+    block: BlockState,
+    parameter: FlatParameter,
+    { std, seed }: { std: number; seed: number },
+  ): void {
+    for (let at = 0; at < parameter.size; at += pieceElements) {
+      const piece = this.host.rows(Math.min(pieceElements, parameter.size - at));
+      this.ops.fillNormal(piece, at, seed, std);
+      this.piece(block, parameter.offset + at, piece);
+    }
+  }
+
   private piece(block: BlockState, begin: number, source: Tensor): void {
     const end = begin + source.size;
     if (this.state.stage < 3) return this.fill(block, slice(block.w, begin, end), begin, source);
@@ -139,29 +154,48 @@ export class WeightWriter {
   }
 }
 
-function normal(size: number, std: number, seed: number): Float32Array {
-  const values = new Float32Array(size);
-  for (let i = 0; i < size; i += 2) {
-    // Box-Muller
-    const radius = std * Math.sqrt(-2 * Math.log(1 - uniform(seed, i)));
-    const angle = 2 * Math.PI * uniform(seed, i + 1);
-    values[i] = radius * Math.cos(angle);
-    if (i + 1 < size) values[i + 1] = radius * Math.sin(angle);
-  }
-  return values;
+/** The weights as tensors for safetensors, read piece by piece when they are written. bf16 rounds to nearest even. Split
+ *  weights are written as the bfloat16 values that the model was trained with, or as their float32 masters: `low` then has
+ *  the whole low halves of each block (by default the block's own, which are whole where one rank has all). */
+export function exportTensors(
+  device: Device,
+  state: FlatState,
+  dtype: "F32" | "BF16",
+  low: readonly (Tensor | null)[] = state.blocks.map((block) => block.low),
+): TensorToWrite[] {
+  return state.blocks.flatMap((block, b) =>
+    block.layout.parameters.map((parameter) => {
+      const halves = dtype === "F32" ? low[b] : null;
+      if (halves && halves.size !== block.layout.size)
+        throw new Error(`${block.layout.name} is exported with a share of its low halves`);
+      const weight = parameterView(block.w, parameter);
+      return {
+        name: parameter.name,
+        dtype: dtype as SafetensorsDtype,
+        shape: parameter.shape,
+        data: () =>
+          halves
+            ? masterPieces(device, weight, parameterView(halves, parameter))
+            : weightPieces(device, weight, dtype),
+      };
+    }),
+  );
 }
 
-/** The weights as tensors for safetensors, read piece by piece when they are written. bf16 rounds to nearest even;
- *  split weights are the bfloat16 values that the model was trained with. */
-export function exportTensors(device: Device, state: FlatState, dtype: "F32" | "BF16"): TensorToWrite[] {
-  return state.blocks.flatMap((block) =>
-    block.layout.parameters.map((parameter) => ({
-      name: parameter.name,
-      dtype: dtype as SafetensorsDtype,
-      shape: parameter.shape,
-      data: () => weightPieces(device, parameterView(block.w, parameter), dtype),
-    })),
-  );
+/** A split weight's float32 master as bytes, a few MiB at a time. */
+function* masterPieces(device: Device, weight: Tensor, low: Tensor): Generator<Uint8Array> {
+  const [w, halves] = [weight.reshape([weight.size]), low.reshape([low.size])];
+  for (let at = 0; at < w.size; at += pieceElements) {
+    const end = Math.min(at + pieceElements, w.size);
+    const high = device.download(slice(w, at, end));
+    const rest = device.download(slice(halves, at, end));
+    // bits = ((w - (low >> 15)) << 16) | low, as koala.h has it
+    const bits = Uint32Array.from(
+      rest,
+      (part, i) => ((((high[i] as number) - (part >> 15)) << 16) | part) >>> 0,
+    );
+    yield new Uint8Array(bits.buffer);
+  }
 }
 
 /** A weight's bytes in a file's element type, a few MiB at a time. */

@@ -9,7 +9,7 @@ import { rungs } from "./activations.ts";
 import { type MemoryKind, memoryKinds, openMemory, planMemory } from "./allocation.ts";
 import { flatLayout } from "../model/flat_layout.ts";
 import { adapterLayout } from "./adapters.ts";
-import { DataOrder } from "./data_order.ts";
+import { DataOrder, readRow } from "./data_order.ts";
 import { stepFlops, workOf } from "./flops.ts";
 import { TrainModel } from "./model.ts";
 import { TrainOps } from "./ops.ts";
@@ -127,11 +127,24 @@ function totalWork(recipe: Recipe, config: LlamaConfig, dataset: Dataset, order:
   let [tokens, rows, flops] = [0, 0, 0];
   for (let step = 0; step < order.steps; step++) {
     const packed = order.rows(step);
-    const documents = packed.flatMap((row) => Array.from(row, (d) => dataset.lengths[d] as number));
-    const work = workOf(documents.map((length) => ({ length, trained: length * trainedShare })));
-    const passes = recipe.method.type === "dpo" ? 2 : 1;
+    const isTrained = (d: number) => !dataset.labels || d % 2 === 0;
+    const workOfThose = (wanted: boolean) =>
+      workOf(
+        packed.flatMap((row) =>
+          Array.from(row)
+            .filter((d) => isTrained(d) === wanted)
+            .map((d) => ({
+              length: dataset.lengths[d] as number,
+              trained: dataset.lengths[d]! * trainedShare,
+            })),
+        ),
+      );
+    const [work, scored] = [workOfThose(true), workOfThose(false)];
+    const passes = recipe.method.type === "sft" ? 1 : 2;
     flops += stepFlops(config, work, { frozen: setup.lora !== null, rungs: setup.rungs, passes }).done;
-    tokens += work.tokens;
+    // KTO scores answers to other questions: forward alone, a third of a whole step.
+    flops += stepFlops(config, scored, { frozen: false, rungs: [] }).useful / 3;
+    tokens += work.tokens + scored.tokens;
     rows += packed.length;
   }
   return { tokens, rows, flops };
@@ -166,7 +179,7 @@ function secondsOfStep(
     const perRank = Math.ceil(whole.length / recipe.ranks);
     const rows: StepRow[] = whole
       .slice(0, Math.min(perRank, 2 * recipe.micro_rows))
-      .map((row) => Array.from(row, (document) => dataset.read(document)));
+      .map((row) => readRow(dataset, row));
     const micros = Math.ceil(perRank / recipe.micro_rows) / Math.ceil(rows.length / recipe.micro_rows);
     stepper.run(0, rows, 0);
     const samples = [1, 2, 3].map((step) => {

@@ -15,6 +15,7 @@ export const site = {
   mlpOutput: 3,
   forget: 4,
   moments: 5,
+  attentionWeights: 6,
   adapter: 16,
 } as const;
 

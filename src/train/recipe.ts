@@ -4,7 +4,7 @@ import { z } from "zod";
 import { formatNames } from "../data/formats/format.ts";
 import { UsageError } from "../util/errors.ts";
 import { rungs } from "./activations.ts";
-import { linearNames } from "./adapters.ts";
+import { linearNames } from "../model/lora.ts";
 
 const count = z.int().min(1);
 const share = z.number().min(0).max(1);
@@ -49,14 +49,27 @@ const method = z.discriminatedUnion("type", [
     loss_reduction: z.enum(["token", "row"]).default("token"),
   }),
   z.strictObject({ type: z.literal("dpo"), beta: z.number().positive().max(2).default(0.1) }),
+  z.strictObject({
+    type: z.literal("kto"),
+    beta: z.number().positive().max(2).default(0.1),
+    /** Of the losses of answers labelled good, and bad. */
+    desirable_weight: z.number().min(0).default(1),
+    undesirable_weight: z.number().min(0).default(1),
+  }),
 ]);
+
+/** Embedding and head are tables that LoRA would double in memory for a merge, and tied ones would have two adapters. */
+const targetFault = (name: unknown): string =>
+  name === "lm_head" || name === "embed_tokens"
+    ? `LoRA is not offered on ${name}; train it in full without a [lora] table, or adapt ${linearNames.join(", ")}`
+    : `${String(name)} is not a linear layer; known are ${linearNames.join(", ")}`;
 
 const lora = z.strictObject({
   rank: count.max(4096).default(16),
   alpha: z.number().positive().default(32),
   dropout: probability.default(0),
   targets: z
-    .array(z.enum(linearNames))
+    .array(z.enum(linearNames, { error: ({ input }) => targetFault(input) }))
     .min(1)
     .default([...linearNames]),
   rslora: z.boolean().default(false),
@@ -97,6 +110,8 @@ const recipe = z
     schedule: schedule.prefault({}),
     /** bf16: bfloat16 weights with an exact float32 master in two halves, bfloat16 moments. */
     precision: z.enum(["float32", "mixed", "bf16"]).default("bf16"),
+    /** Sums of a step's gradients; auto: bfloat16 with precision bf16 and at most 64 micro-batches a step, else float32. */
+    gradients: z.enum(["auto", "float32", "bfloat16"]).default("auto"),
     sequence_length: count.max(2 ** 20).default(1024),
     /** Packed rows of an optimizer step, over all ranks, and of a micro-batch. */
     rows_per_step: count.default(8),
@@ -114,7 +129,12 @@ const recipe = z
     recompute: z.enum(rungs).default("none"),
     recompute_layers: z.int().min(0).optional(),
     dropout: z
-      .strictObject({ residual: probability.default(0), embedding: probability.default(0) })
+      .strictObject({
+        residual: probability.default(0),
+        embedding: probability.default(0),
+        /** Of the weights of attention. */
+        attention: probability.default(0),
+      })
       .prefault({}),
     /** Forgetful causal masking: each document's rate is uniform between these. */
     fcm: z
@@ -148,6 +168,9 @@ const recipe = z
   })
   .refine((value) => (value.epochs === undefined) !== (value.steps === undefined), {
     message: "name either epochs or steps",
+  })
+  .refine((value) => value.gradients !== "bfloat16" || value.precision === "bf16", {
+    message: 'gradients = "bfloat16" needs precision = "bf16"',
   });
 
 export type Recipe = z.output<typeof recipe>;

@@ -1,7 +1,7 @@
 /** A run from its recipe: data prepared, model opened, trained, exported. What the command line, the server's jobs and the
  *  ranks of a larger world share.
  *  Always: the data exists on disk before memory is taken; the exported model appears after the last step only. */
-import { rm } from "node:fs/promises";
+import { rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { prepareDataset } from "../data/prepare.ts";
 import { type Dataset, openDataset } from "../data/shard.ts";
@@ -40,8 +40,8 @@ export interface RunOptions {
   onProgress?: StageProgress;
   stop?: AbortSignal;
   prompts?: Prompt[];
-  /** Exports a whole model into `directory` at the end of each epoch but the last, then awaits `made`. One rank only. */
-  epochModel?: { directory: (step: number) => string; made: (step: number) => Promise<void> };
+  /** Folder that gets a whole model step-N at the end of each epoch but the last; none by default. */
+  epochModels?: string;
   /** Other ranks; one rank by default. */
   device?: Device;
   communicator?: Communicator;
@@ -50,6 +50,8 @@ export interface RunOptions {
 
 /** Where a finished run's model lies. */
 export const modelDirectory = (recipe: Recipe): string => join(recipe.output, "model");
+/** Where the model of an epoch's end lies. */
+export const epochModelDirectory = (folder: string, step: number): string => join(folder, `step-${step}`);
 export const checkpointDirectory = (recipe: Recipe): string => join(recipe.output, "checkpoints");
 
 /** The folder of the recipe's data, prepared where it names files. Throws UsageError where the data is refused. */
@@ -97,7 +99,10 @@ export async function runTraining(options: RunOptions): Promise<string | null> {
   };
   const dataset = openDataset(options.dataset);
   const validation = recipe.data.validation ? openDataset(recipe.data.validation) : null;
-  const afterEpoch = (step: number) => exportEpoch(trainer, options, dataset, step);
+  const afterEpoch = async (step: number) => {
+    const directory = await exportEpoch(trainer, options, dataset, step);
+    if (directory !== null && isFirst) onEvent({ type: "model", step, directory });
+  };
   const trainer = await openTrainer({ ...options, onEvent, device, afterEpoch }, dataset, validation);
   try {
     trainer.prepare();
@@ -127,15 +132,14 @@ async function exportEpoch(
   options: RunOptions,
   dataset: Dataset,
   step: number,
-): Promise<void> {
-  const { epochModel } = options;
-  if (!epochModel) return;
-  const directory = epochModel.directory(step);
+): Promise<string | null> {
+  if (!options.epochModels) return null;
+  const directory = epochModelDirectory(options.epochModels, step);
   await exportGathered(trainer, options, dataset, directory);
-  if (isFirstRank(options)) await epochModel.made(step);
+  return directory;
 }
 
-/** Rank 0 writes the model; every rank calls it. */
+/** Rank 0 writes the model, whole or not at all; every rank calls it. */
 async function exportGathered(
   trainer: Trainer,
   options: RunOptions,
@@ -146,8 +150,11 @@ async function exportGathered(
   const gathered = trainer.gatherWeights();
   try {
     if (!isFirstRank(options)) return;
+    const temporary = `${directory}.tmp`;
+    await rm(temporary, { recursive: true, force: true });
+    await exportModel(trainer, { directory: model, dataset: dataset.info, recipe }, temporary);
     await rm(directory, { recursive: true, force: true });
-    await exportModel(trainer, { directory: model, dataset: dataset.info, recipe }, directory);
+    await rename(temporary, directory);
   } finally {
     gathered.close();
   }

@@ -2,9 +2,9 @@
 import type { LlamaConfig } from "../model/config.ts";
 import { UsageError } from "../util/errors.ts";
 import type { Rung } from "./activations.ts";
-import type { LoraConfig } from "./adapters.ts";
+import type { LoraConfig } from "../model/lora.ts";
 import type { TrainSetup } from "./allocation.ts";
-import type { Share } from "./flat_state.ts";
+import type { GradientType, Share } from "./flat_state.ts";
 import type { Method } from "./loss.ts";
 import type { Recipe } from "./recipe.ts";
 import type { ScheduleConfig } from "./schedule.ts";
@@ -17,8 +17,9 @@ export function setupOf(recipe: Recipe, config: LlamaConfig, share: Share): Trai
   const recomputed = recipe.recompute_layers ?? config.layerCount;
   return {
     precision: recipe.precision,
-    // A row of DPO holds at least one pair.
-    maxTokens: recipe.micro_rows * recipe.sequence_length * (recipe.method.type === "dpo" ? 2 : 1),
+    gradients: gradientsOf(recipe),
+    // A row of DPO or KTO holds at least one pair of documents.
+    maxTokens: recipe.micro_rows * recipe.sequence_length * (recipe.method.type === "sft" ? 1 : 2),
     positions: recipe.sequence_length,
     chunkRows: recipe.head_chunk,
     rungs: Array.from({ length: config.layerCount }, (_, layer): Rung =>
@@ -26,6 +27,7 @@ export function setupOf(recipe: Recipe, config: LlamaConfig, share: Share): Trai
     ),
     residualDropout: recipe.dropout.residual,
     embeddingDropout: recipe.dropout.embedding,
+    attentionDropout: recipe.dropout.attention,
     lora: loraOf(recipe),
     share,
     stage: recipe.zero,
@@ -38,10 +40,22 @@ export function loraOf({ lora }: Recipe): LoraConfig | null {
   return { rank, alpha, dropout, targets, rsLora };
 }
 
-export const methodOf = ({ method }: Recipe): Method =>
-  method.type === "dpo"
-    ? { type: "dpo", beta: method.beta }
-    : { type: "sft", reduction: method.loss_reduction };
+/** Micro-batches of a step up to which sums in bfloat16 are exact to 1 %: one rounding each, relative error 1.6e-3 after one,
+ *  3.6e-3 after 8, 9e-3 after 64; from 256 on, gradients that agree would be lost (4 %, and 38 % after 1024). */
+const roundedMicroBatches = 64;
+
+function gradientsOf({ gradients, precision, rows_per_step, micro_rows }: Recipe): GradientType {
+  if (gradients !== "auto") return gradients;
+  const few = Math.ceil(rows_per_step / micro_rows) <= roundedMicroBatches;
+  return precision === "bf16" && few ? "bfloat16" : "float32";
+}
+
+export function methodOf({ method }: Recipe): Method {
+  if (method.type === "dpo") return { type: "dpo", beta: method.beta };
+  if (method.type === "sft") return { type: "sft", reduction: method.loss_reduction };
+  const { beta, desirable_weight: desirableWeight, undesirable_weight: undesirableWeight } = method;
+  return { type: "kto", beta, desirableWeight, undesirableWeight };
+}
 
 export function scheduleOf({ schedule }: Recipe, steps: number): ScheduleConfig {
   const { type, learning_rate, warmup_steps, warmup_share, floor, decay_share } = schedule;

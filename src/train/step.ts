@@ -5,8 +5,8 @@ import type { Device } from "../tensor/device.ts";
 import type { TrainMemory } from "./allocation.ts";
 import type { Share } from "./flat_state.ts";
 import {
+  comparedCount,
   documentSums,
-  dpoTerm,
   type Method,
   rowFactors,
   type StepDocument,
@@ -16,6 +16,13 @@ import {
 import { fillMicroBatch, type MicroBatch, type PlacedDocument, setWeights } from "./micro_batch.ts";
 import type { BlockHooks, TrainModel } from "./model.ts";
 import type { Optimizer } from "./optimizer.ts";
+import {
+  mismatchedRows,
+  preferenceTerms,
+  type StepFigures,
+  stepFigures,
+  trainedRows,
+} from "./preferences.ts";
 import { uniform } from "../util/rng.ts";
 import { mixSeed, type RandomPlace, site } from "./random_place.ts";
 
@@ -23,12 +30,16 @@ import { mixSeed, type RandomPlace, site } from "./random_place.ts";
 export interface StepHooks extends BlockHooks {
   /** Step `step` begins. */
   begin?(step: number): void;
-  /** The gradient of a trained block is complete for the whole step on this rank. */
+  /** A micro-batch of the step begins; after the last one, gradients are complete for the whole step on this rank. */
+  microBatch?(last: boolean): void;
+  /** Returns when the gradient of a trained block is reduced over the ranks. */
   reduce?(block: number): void;
   /** Adds the values of all ranks in place, in rank order. */
   sum?(values: Float64Array): void;
-  /** The block's share has been updated. */
+  /** The block's share has been updated; the others get it while the next block is. */
   gather?(block: number): void;
+  /** Returns when every rank has what was updated. */
+  gathered?(): void;
   /** Named points of a step, for heartbeats and fault tests. */
   point?(name: "after_reduce" | "after_adamw_before_gather" | "after_step"): void;
 }
@@ -53,8 +64,11 @@ export interface StepResult {
   trainedTokens: number;
   /** Share of the trained tokens that were the most likely ones; null in float64. DPO: of both answers. */
   accuracy: number | null;
-  /** DPO: share of pairs whose chosen answer has the larger reward, and the mean margin. */
+  /** DPO: share of pairs whose chosen answer has the larger reward, and the mean margin. KTO: share of answers whose reward
+   *  lies on their label's side of the reference, and the mean reward of good answers less that of bad ones. */
   preference: { accuracy: number; margin: number } | null;
+  /** KTO: how far the model is from its reference on answers to other questions, at least 0. */
+  kl?: number;
 }
 
 export class Stepper {
@@ -80,9 +94,10 @@ export class Stepper {
     const gradientNorm = Math.sqrt(squares.reduce((a, b) => a + b, 0));
     const skipped = !Number.isFinite(gradientNorm);
     if (!skipped) {
-      this.optimizer.update(learningRate, this.optimizer.clipScale(gradientNorm));
+      const scale = this.optimizer.clipScale(gradientNorm);
+      this.optimizer.update(learningRate, scale, (block) => this.hooks.gather?.(block));
       this.hooks.point?.("after_adamw_before_gather");
-      for (let block = 0; block < blocks; block++) this.hooks.gather?.(block);
+      this.hooks.gathered?.();
     }
     this.hooks.point?.("after_step");
     return { ...totals, gradientNorm, skipped };
@@ -100,64 +115,86 @@ export class Stepper {
   }
 
   /** Gradients of this rank's rows, and the step's totals over all ranks. */
-  private accumulate(step: number, rows: readonly StepRow[]): Omit<StepResult, "gradientNorm" | "skipped"> {
-    const { method, microRows, share, seed } = this.options;
+  private accumulate(step: number, all: readonly StepRow[]): Omit<StepResult, "gradientNorm" | "skipped"> {
+    const { method, seed } = this.options;
+    const rows = trainedRows(all, method);
+    const figures = stepFigures(rows, method.type === "kto" ? this.klReference(all) : 0);
     const factors = rowFactors(rows, method);
     const offsets = tokenOffsets(rows);
     const perRow = rows.map(() => ({ loss: 0, wins: 0, margin: 0, correct: 0 }));
-    // Ranks take micro-batches in turn, so that sums over ranks add them in the step's order. All take equally many,
-    // because collectives need every rank.
-    const stride = microRows * share.world;
-    for (
-      let begin = microRows * share.rank;
-      begin < Math.ceil(rows.length / stride) * stride;
-      begin += stride
-    ) {
-      const owned = rows.slice(begin, begin + microRows);
+    for (const { begin, owned, last } of this.microBatches(rows)) {
+      this.hooks.microBatch?.(last);
       const documents = owned.flatMap((row, i) =>
         row.map((document) => ({ ...document, row: begin + i, factor: factors[begin + i] as number })),
       );
       if (documents.length === 0) {
-        this.model.idle(method.type === "dpo");
+        this.model.idle(method.type !== "sft");
         continue;
       }
       const place = { seed: mixSeed(seed, step), firstToken: offsets[begin] as number };
       if (method.type === "sft") this.supervised(documents, place, perRow);
-      else this.preferences(documents, place, method.beta, perRow);
+      else this.preferences(documents, place, { method, figures }, perRow);
     }
-    return this.totals(rows, perRow);
+    const totals = this.totals(all, perRow);
+    return method.type === "kto" ? { ...totals, kl: figures.kl } : totals;
+  }
+
+  /** This rank's micro-batches. Ranks take them in turn, so that sums over ranks add them in the step's order. All take
+   *  equally many (the last may be empty), because collectives need every rank. */
+  private *microBatches(rows: readonly StepRow[]) {
+    const { microRows, share } = this.options;
+    const stride = microRows * share.world;
+    const end = Math.ceil(rows.length / stride) * stride;
+    for (let begin = microRows * share.rank; begin < end; begin += stride)
+      yield { begin, owned: rows.slice(begin, begin + microRows), last: begin + stride >= end };
+  }
+
+  /** KTO's reference point, max(0, mean of log p - log p_ref over answers to other questions): of the whole step over all
+   *  ranks, and without dropout, so that it does not depend on how the step is cut. No gradient flows through it. */
+  private klReference(all: readonly StepRow[]): number {
+    const rows = mismatchedRows(all);
+    const offsets = rows.map((_, r) => rows.slice(0, r).reduce((sum, row) => sum + row.length, 0));
+    const ratios = new Float64Array(rows.reduce((sum, row) => sum + row.length, 0));
+    for (const { begin, owned } of this.microBatches(rows)) {
+      const documents = owned.flat();
+      if (documents.length === 0) this.model.idleScores();
+      else
+        this.score(documents).forEach((sum, d) => {
+          ratios[(offsets[begin] as number) + d] = sum - (documents[d]?.reference ?? 0);
+        });
+    }
+    this.hooks.sum?.(ratios);
+    return ratios.length > 0 ? Math.max(0, ratios.reduce((a, b) => a + b) / ratios.length) : 0;
   }
 
   private supervised(documents: OwnedDocument[], place: RandomPlace, perRow: RowTotals[]): void {
-    const batch = this.fill(documents, place, this.forgetRates(documents.length, place));
+    const batch = this.fill(documents, place, this.forgetRates(documents, place));
     this.model.forward(batch);
     const sums = documentSums(batch, this.model.backward(batch));
     documents.forEach(({ row }, d) => ((perRow[row] as RowTotals).loss -= sums[d] as number));
     this.countCorrect(documents, perRow);
   }
 
-  /** Forward gives log-probabilities, these each pair's coefficient, and that the weights of backward. */
+  /** Forward gives log-probabilities, these each document's coefficient, and that the weights of backward. */
   private preferences(
     documents: OwnedDocument[],
     place: RandomPlace,
-    beta: number,
+    { method, figures }: { method: Exclude<Method, { type: "sft" }>; figures: StepFigures },
     perRow: RowTotals[],
   ): void {
     const unit = documents.map((document) => ({ ...document, factor: 1 }));
-    const batch = this.fill(unit, place, this.forgetRates(documents.length, place));
+    const batch = this.fill(unit, place, this.forgetRates(documents, place));
     this.model.forward(batch);
     const sums = documentSums(batch, this.model.logprobs(batch));
     const ratio = (d: number) => (sums[d] as number) - (documents[d]?.reference ?? 0);
     const coefficients = new Float64Array(documents.length);
-    for (let d = 0; d + 1 < documents.length; d += 2) {
-      const { row, factor } = documents[d] as OwnedDocument;
-      const term = dpoTerm(beta, ratio(d), ratio(d + 1));
-      coefficients[d] = term.coefficient * factor;
-      coefficients[d + 1] = -term.coefficient * factor;
+    for (const term of preferenceTerms(method, documents, ratio, figures)) {
+      const { row, factor } = documents[term.coefficients[0]?.[0] ?? 0] as OwnedDocument;
+      for (const [d, coefficient] of term.coefficients) coefficients[d] = coefficient * factor;
       const total = perRow[row] as RowTotals;
       total.loss += term.loss * factor;
       total.margin += term.margin;
-      total.wins += term.margin > 0 ? 1 : 0;
+      total.wins += term.wins ? 1 : 0;
     }
     const owner = batch.hostDocuments;
     setWeights(
@@ -182,14 +219,22 @@ export class Stepper {
   }
 
   /** A document's rate of forgetful causal masking depends on its place in the step alone. */
-  private forgetRates(count: number, place: RandomPlace): Float32Array | null {
+  private forgetRates(documents: readonly PlacedDocument[], place: RandomPlace): Float32Array | null {
     const { min, max } = this.options.forget;
     if (max === 0) return null;
-    const seed = mixSeed(place.seed, site.forget, place.firstToken) >>> 0;
-    return Float32Array.from({ length: count }, (_, d) => min + (max - min) * uniform(seed, d));
+    const seed = mixSeed(place.seed, site.forget) >>> 0;
+    let at = place.firstToken;
+    return Float32Array.from(documents, ({ ids }) => {
+      const rate = min + (max - min) * uniform(seed, at);
+      at += ids.length;
+      return rate;
+    });
   }
 
-  private totals(rows: readonly StepRow[], perRow: RowTotals[]) {
+  /** `all`: the rows with what is not trained on. */
+  private totals(all: readonly StepRow[], perRow: RowTotals[]) {
+    const { method } = this.options;
+    const rows = trainedRows(all, method);
     const values = Float64Array.from(
       perRow.flatMap(({ loss, wins, margin, correct }) => [loss, wins, margin, correct]),
     );
@@ -199,17 +244,19 @@ export class Stepper {
       for (let i = field; i < values.length; i += 4) total += values[i] as number;
       return total;
     };
-    const documents = rows.flat();
-    const pairs = documents.length / 2;
-    const trainedTokens = documents.reduce((total, document) => total + trainedCount(document), 0);
+    // The margins of KTO are shares of a mean.
+    const margins = method.type === "dpo" ? comparedCount(rows, method) : 1;
+    const trainedTokens = rows.flat().reduce((total, document) => total + trainedCount(document), 0);
     return {
       loss: sum(0),
-      tokens: documents.reduce((total, { ids }) => total + ids.length, 0),
+      tokens: all.flat().reduce((total, { ids }) => total + ids.length, 0),
       trainedTokens,
       accuracy:
         this.memory.base.types.activation === "f64" || trainedTokens === 0 ? null : sum(3) / trainedTokens,
       preference:
-        this.options.method.type === "dpo" ? { accuracy: sum(1) / pairs, margin: sum(2) / pairs } : null,
+        method.type === "sft"
+          ? null
+          : { accuracy: sum(1) / comparedCount(rows, method), margin: sum(2) / margins },
     };
   }
 }

@@ -3,13 +3,15 @@
  *  checkpoint and resumed ends with the bits of one that was not. Knows nothing of HTTP, texts or engines. */
 import type { Dataset } from "../data/shard.ts";
 import type { LlamaConfig } from "../model/config.ts";
+import { aligned, Arena } from "../tensor/arena.ts";
 import { type Communicator, SoloCommunicator } from "../tensor/communicator.ts";
+import { bytesOf, type Tensor } from "../tensor/tensor.ts";
 import type { Device, DevicePeaks } from "../tensor/device.ts";
 import type { TrainOps } from "./ops.ts";
 import { UsageError } from "../util/errors.ts";
 import { openMemory, type TrainMemory, type TrainSetup } from "./allocation.ts";
 import { type Checkpoints, type CheckpointState, SaveError } from "./checkpoint/checkpoints.ts";
-import { DataOrder } from "./data_order.ts";
+import { DataOrder, readRow } from "./data_order.ts";
 import type { StepEvent, TrainEvent } from "./events.ts";
 import { stateSlices } from "./flat_state.ts";
 import { stepFlops, workOf } from "./flops.ts";
@@ -66,6 +68,8 @@ export class Trainer {
   private readonly communicator: Communicator;
   private readonly hooks: ZeroHooks;
   private references: Float64Array | null = null;
+  /** By block, while weights are gathered from ranks that each have a share. */
+  lowHalves: (Tensor | null)[] | undefined;
   private readonly device: Device;
 
   /** Allocates everything. Weights are zero until they are loaded. */
@@ -75,9 +79,10 @@ export class Trainer {
     this.communicator = parts.communicator ?? new SoloCommunicator(ops.device);
     this.ops = ops;
     this.config = config;
-    if (dataset.pairs !== (recipe.method.type === "dpo"))
+    const held = dataset.labels ? "kto" : dataset.pairs ? "dpo" : "sft";
+    if (held !== recipe.method.type)
       throw new UsageError(
-        `The data holds ${dataset.pairs ? "pairs" : "single documents"}, which method ${recipe.method.type} cannot train on. Prepare the data for it, or change method.type.`,
+        `The data holds ${contents[held]}, which method ${recipe.method.type} cannot train on. Prepare the data for it, or change method.type.`,
       );
     this.order = new DataOrder(dataset, {
       sequenceLength: recipe.sequence_length,
@@ -106,11 +111,11 @@ export class Trainer {
     this.stepper = new Stepper(this.device, this.memory, this.model, this.optimizer, options, hooks);
   }
 
-  /** Scores the reference model of DPO: the weights as they are before training, so runs call it before they resume. Scores
+  /** Scores the reference model of DPO and KTO: the weights as they are before training, so runs call it before they resume. Scores
    *  of an earlier start are taken from disk. */
   prepare(): void {
     const { recipe, dataset } = this.parts;
-    if (recipe.method.type !== "dpo") return;
+    if (recipe.method.type === "sft") return;
     const cache = new ReferenceCache(recipe, dataset);
     const known = cache.read();
     const found = this.communicator.exchange(Float64Array.of(known ? 1 : 0), { of: "reference scores" });
@@ -133,6 +138,7 @@ export class Trainer {
       );
     refuseChanges(state.recipe as Recipe, this.parts.recipe, step);
     this.memory.trained.blocks.forEach((_, block) => this.hooks.gather(block));
+    this.hooks.gathered();
     this.step = state.step;
     this.optimizer.updates = Number(state.updates);
     this.trainedTokens = Number(state.trainedTokens);
@@ -198,10 +204,11 @@ export class Trainer {
     onEvent({ type: "checkpoint", step: this.step, directory });
   }
 
-  /** Mean loss over the weighted tokens of a data set (DPO: of its chosen documents). */
+  /** Mean loss over the weighted tokens of a data set (DPO: of its chosen documents, KTO: of the answers labelled good). */
   evaluate(dataset: Dataset): { loss: number; tokens: number; accuracy: number } {
     let [sum, weight, tokens, trained, correct] = [0, 0, 0, 0, 0];
     for (let i = 0; i < dataset.documents; i += dataset.pairs ? 2 : 1) {
+      if (dataset.labels && !dataset.labels[i >> 1]) continue;
       const document = dataset.read(i);
       sum -= this.stepper.score([document])[0] ?? 0;
       weight += totalWeight(document);
@@ -212,21 +219,55 @@ export class Trainer {
     return { loss: weight > 0 ? sum / weight : 0, tokens, accuracy: trained > 0 ? correct / trained : 0 };
   }
 
-  /** Lets rank 0 read the base's weights as a whole until the result is closed. Every rank calls it. */
+  /** Lets rank 0 read the base's weights as a whole until the result is closed, with the low halves of their masters where
+   *  float32 is exported. Every rank calls it. */
   gatherWeights(): { close(): void } {
-    return this.hooks.gatherAll();
+    const weights = this.hooks.gatherAll();
+    const masters = this.gatherLowHalves();
+    return {
+      close: () => {
+        masters?.close();
+        this.lowHalves = undefined;
+        weights.close();
+      },
+    };
+  }
+
+  /** Ranks other than 0 have room for one block, which every block passes through. */
+  private gatherLowHalves(): Arena | null {
+    const { communicator, device, memory } = this;
+    const { blocks, stage, types } = memory.base;
+    const isSharded = communicator.world > 1 && stage > 0;
+    if (!types.split || !isSharded || this.parts.recipe.export_dtype !== "float32" || !blocks[0]?.low)
+      return null;
+    const sizes = blocks.map(({ layout }) => layout.size);
+    const isFirst = communicator.rank === 0;
+    const bytes = sizes.map((size) => aligned(size * bytesOf.bf16));
+    const room = isFirst ? bytes.reduce((a, b) => a + b, 0) : Math.max(...bytes);
+    const arena = new Arena(device, "low halves of the masters", room);
+    const shared = isFirst ? null : arena.tensor([Math.max(...sizes)], "bf16");
+    this.lowHalves = blocks.map(({ low, layout }) => {
+      const whole = shared?.rows(layout.size) ?? arena.tensor([layout.size], "bf16");
+      const of = `low halves of ${layout.name}`;
+      if (low) communicator.allGather(whole, low, { of, after: device.workSoFar() }).wait();
+      return whole;
+    });
+    return arena;
   }
 
   close(): void {
+    this.hooks.close();
     this.memory.close();
   }
 
   private trainStep(clock: Clock): StepEvent {
     const rows = this.rows(this.step);
     const rate = learningRate(this.schedule, this.step, this.order.steps);
+    const before = this.communicator.statistics();
     const begin = performance.now();
     const result = this.stepper.run(this.step, rows, rate);
     const seconds = (performance.now() - begin) / 1000;
+    const after = this.communicator.statistics();
     this.step++;
     this.trainedTokens += result.trainedTokens;
     clock.add(seconds);
@@ -248,6 +289,8 @@ export class Trainer {
       utilisation: this.utilisation(rows, result, seconds),
       secondsLeft: (this.order.steps - this.step) * clock.perStep,
       residentBytes: process.memoryUsage.rss(),
+      commMs: after.busyMs - before.busyMs,
+      commWaitMs: after.waitedMs - before.waitedMs,
     };
   }
 
@@ -275,12 +318,7 @@ export class Trainer {
 
   private rows(step: number): StepRow[] {
     const { dataset } = this.parts;
-    return this.order.rows(step).map((row) =>
-      Array.from(row, (document) => {
-        const read = dataset.read(document);
-        return this.references ? { ...read, reference: this.references[document] as number } : read;
-      }),
-    );
+    return this.order.rows(step).map((row) => readRow(dataset, row, this.references));
   }
 
   /** Every document's log-probability before training: the reference model of DPO, which then need not stay in memory. */
@@ -303,6 +341,8 @@ export class Trainer {
     return useful / seconds / (peak * 1e9) / setup.share.world;
   }
 }
+
+const contents = { sft: "single documents", dpo: "pairs", kto: "labelled answers" };
 
 /** Settings that decide what step N means: with others, a resumed run would be no continuation. */
 const lasting = ["seed", "method", "precision", "sequence_length", "rows_per_step", "lora"] as const;

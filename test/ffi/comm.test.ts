@@ -3,7 +3,7 @@ import { describe, expect, test } from "bun:test";
 import { ptr } from "bun:ffi";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { contribution, SIZES, SLOT, type RankReport } from "./comm_rank.ts";
+import { contribution, fromBfloat16, SIZES, SLOT, toBfloat16, type RankReport } from "./comm_rank.ts";
 import { cstring, native } from "./target.ts";
 
 const freshName = () => `/koala-test-${crypto.randomUUID()}`;
@@ -72,11 +72,32 @@ for (const world of [1, 2, 4])
       }
   });
 
+test("sums in bfloat16 are rounded once, those that are added to after every rank", async () => {
+  const world = 3;
+  const reports = await runRanks(world, "bfloat16");
+  for (const n of SIZES) {
+    const brought = Array.from({ length: world }, (_, rank) =>
+      Float32Array.from(contribution(rank, n * world)),
+    );
+    const sum = fromBfloat16(toBfloat16(brought[0]!));
+    for (const next of brought.slice(1))
+      fromBfloat16(toBfloat16(next)).forEach((value, i) => (sum[i]! += value));
+    reports.forEach((report, rank) => {
+      expect(report?.error).toBeNull();
+      expect(report!.results[`all_reduce ${n}`] === base64(toBfloat16(sum))).toBe(true);
+      let added = toBfloat16(Float32Array.from(contribution(100 + rank, n)));
+      for (const next of brought)
+        added = toBfloat16(fromBfloat16(added).map((value, i) => value + next[rank * n + i]!));
+      expect(report!.results[`reduce_scatter added ${n}`] === base64(added)).toBe(true);
+    });
+  }
+});
+
 describe("when rank 1 is lost, every other rank gets a sentence at once and does not wait for its timeout", () => {
   for (const [scenario, sentence] of [
-    ["death", "koala_comm_all_reduce: rank 1 has ended or closed its communicator."],
-    ["close", "koala_comm_all_reduce: rank 1 has ended or closed its communicator."],
-    ["abort", "koala_comm_all_reduce: rank 1 aborted."],
+    ["death", "koala_comm_all_reduce (numbers): rank 1 has ended or closed its communicator."],
+    ["close", "koala_comm_all_reduce (numbers): rank 1 has ended or closed its communicator."],
+    ["abort", "koala_comm_all_reduce (numbers): rank 1 aborted."],
   ] as const)
     test(scenario, async () => {
       const reports = await runRanks(3, scenario);
@@ -92,15 +113,15 @@ describe("when rank 1 is lost, every other rank gets a sentence at once and does
 test("ranks that call different collectives are told so", async () => {
   const errors = (await runRanks(2, "mismatch")).map((report) => report!.error);
   expect(errors).toContain(
-    "koala_comm_all_reduce: rank 0 calls all_reduce of 50000 (type or root 0), but rank 1 calls all_reduce of 49999 (type or root 0).",
+    "koala_comm_all_reduce (numbers): rank 0 calls all_reduce (numbers) of 50000 (type or root 0), but rank 1 calls all_reduce (numbers) of 49999 (type or root 0).",
   );
   expect(errors).not.toContain(null);
 });
 
 test("a rank that stays away is named when the time is over, and finds the others gone when it comes", async () => {
   const [waiting, late] = await runRanks(2, "silence");
-  expect(waiting!.error).toBe("koala_comm_all_reduce: rank 1 did not come within 0.5 seconds.");
-  expect(late!.error).toBe("koala_comm_all_reduce: rank 0 aborted.");
+  expect(waiting!.error).toBe("koala_comm_all_reduce (numbers): rank 1 did not come within 0.5 seconds.");
+  expect(late!.error).toBe("koala_comm_all_reduce (numbers): rank 0 aborted.");
 });
 
 describe("opening", () => {

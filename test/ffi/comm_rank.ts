@@ -29,6 +29,21 @@ function call(status: number): void {
 const base64 = (array: NodeJS.TypedArray) =>
   Buffer.from(array.buffer, array.byteOffset, array.byteLength).toString("base64");
 
+const ticket = new Float64Array(1);
+const ticketAt = ptr(ticket);
+const label = cstring("numbers");
+
+/** Waits for the collective that `status` is of. */
+function over(comm: Pointer, status: number): void {
+  call(status);
+  call(native.koala_comm_wait(comm, ticket[0]!));
+}
+
+function allReduce(comm: Pointer, x: Float32Array | Float64Array, n = x.length, timeout = LONG): void {
+  const type = x instanceof Float64Array ? dtypeCode.f64 : dtypeCode.f32;
+  over(comm, native.koala_comm_all_reduce(comm, ticketAt, ptr(x), n, type, label, timeout));
+}
+
 /** Every collective at every size. */
 function collect(comm: Pointer, rank: number, world: number): Record<string, string> {
   const results: Record<string, string> = {};
@@ -39,34 +54,93 @@ function collect(comm: Pointer, rank: number, world: number): Record<string, str
     ] as const) {
       const mine = Numbers.from(contribution(rank, n * world));
       const sum = mine.slice();
-      call(native.koala_comm_all_reduce(comm, ptr(sum), sum.length, dtypeCode[type], LONG));
+      allReduce(comm, sum);
       results[`all_reduce ${type} ${n}`] = base64(sum);
       const part = new Numbers(n);
-      call(
-        native.koala_comm_reduce_scatter(comm, ptr(part), ptr(mine), mine.length, 0, dtypeCode[type], LONG),
-      );
+      const scatter = (out: Float32Array | Float64Array, add: 0 | 1) =>
+        native.koala_comm_reduce_scatter(
+          comm,
+          ticketAt,
+          ptr(out),
+          ptr(mine),
+          mine.length,
+          add,
+          dtypeCode[type],
+          label,
+          LONG,
+        );
+      over(comm, scatter(part, 0));
       results[`reduce_scatter ${type} ${n}`] = base64(part);
       const added = Numbers.from(contribution(100 + rank, n));
-      call(
-        native.koala_comm_reduce_scatter(comm, ptr(added), ptr(mine), mine.length, 1, dtypeCode[type], LONG),
-      );
+      over(comm, scatter(added, 1));
       results[`reduce_scatter added ${type} ${n}`] = base64(added);
       const all = new Numbers(n * world);
-      call(native.koala_comm_all_gather(comm, ptr(all), ptr(part), part.byteLength, LONG));
+      over(
+        comm,
+        native.koala_comm_all_gather(comm, ticketAt, ptr(all), ptr(part), part.byteLength, label, LONG),
+      );
       results[`all_gather ${type} ${n}`] = base64(all);
       const root = n % world;
       const copy = mine.slice();
-      call(native.koala_comm_broadcast(comm, ptr(copy), copy.byteLength, root, LONG));
+      over(comm, native.koala_comm_broadcast(comm, ticketAt, ptr(copy), copy.byteLength, root, label, LONG));
       results[`broadcast ${type} ${n}`] = base64(copy);
-      call(native.koala_comm_barrier(comm, LONG));
+      over(comm, native.koala_comm_barrier(comm, ticketAt, label, LONG));
     }
   return results;
 }
 
+/** Sums in bfloat16: of bfloat16, and of float32 added one rank after another. */
+function collectBfloat16(comm: Pointer, rank: number, world: number): Record<string, string> {
+  const results: Record<string, string> = {};
+  for (const n of SIZES) {
+    const mine = Float32Array.from(contribution(rank, n * world));
+    const bits = toBfloat16(mine);
+    over(
+      comm,
+      native.koala_comm_all_reduce(comm, ticketAt, ptr(bits), bits.length, dtypeCode.bf16, label, LONG),
+    );
+    results[`all_reduce ${n}`] = base64(bits);
+    const added = toBfloat16(Float32Array.from(contribution(100 + rank, n)));
+    const type = dtypeCode.f32;
+    over(
+      comm,
+      native.koala_comm_reduce_scatter(
+        comm,
+        ticketAt,
+        ptr(added),
+        ptr(mine),
+        mine.length,
+        2,
+        type,
+        label,
+        LONG,
+      ),
+    );
+    results[`reduce_scatter added ${n}`] = base64(added);
+  }
+  return results;
+}
+
+/** The nearer of the two bfloat16 neighbours, the even one where both are as near. */
+export function toBfloat16(values: Float32Array): Uint16Array {
+  const bits = new Uint32Array(values.slice().buffer);
+  const near = Uint32Array.from(bits, (word) => word - (word % 65536));
+  const far = Uint32Array.from(near, (word) => word + 65536);
+  const [toNear, toFar] = [new Float32Array(near.buffer), new Float32Array(far.buffer)];
+  return Uint16Array.from(bits, (_, i) => {
+    const difference = Math.abs(values[i]! - toNear[i]!) - Math.abs(values[i]! - toFar[i]!);
+    const low = near[i]! / 65536;
+    return difference < 0 || (difference === 0 && low % 2 === 0) ? low : low + 1;
+  });
+}
+
+export const fromBfloat16 = (bits: Uint16Array): Float32Array =>
+  new Float32Array(Uint32Array.from(bits, (word) => word * 65536).buffer);
+
 /** Waits for the others where one of them never comes; rank 1 is that one. */
 async function misbehave(comm: Pointer, rank: number, scenario: string): Promise<void> {
   const x = new Float32Array(50_000).fill(rank);
-  call(native.koala_comm_all_reduce(comm, ptr(x), x.length, dtypeCode.f32, LONG));
+  allReduce(comm, x);
   if (rank === 1) {
     await Bun.sleep(300);
     if (scenario === "death") process.kill(process.pid, "SIGKILL");
@@ -75,13 +149,10 @@ async function misbehave(comm: Pointer, rank: number, scenario: string): Promise
       call(native.koala_comm_close(comm));
       return;
     }
-    if (scenario === "mismatch")
-      call(native.koala_comm_all_reduce(comm, ptr(x), x.length - 1, dtypeCode.f32, LONG));
+    if (scenario === "mismatch") allReduce(comm, x, x.length - 1);
     if (scenario === "silence") await Bun.sleep(700);
   }
-  call(
-    native.koala_comm_all_reduce(comm, ptr(x), x.length, dtypeCode.f32, scenario === "silence" ? 0.5 : LONG),
-  );
+  allReduce(comm, x, x.length, scenario === "silence" ? 0.5 : LONG);
 }
 
 if (import.meta.main) {
@@ -98,6 +169,7 @@ if (import.meta.main) {
   const start = performance.now();
   try {
     if (scenario === "sums") report.results = collect(comm, rank, world);
+    else if (scenario === "bfloat16") report.results = collectBfloat16(comm, rank, world);
     else await misbehave(comm, rank, scenario);
     if (scenario !== "close" || rank !== 1) call(native.koala_comm_close(comm));
   } catch (error) {

@@ -154,6 +154,13 @@ describe("forgetful causal masking", () => {
     }
   });
 
+  test("follows the place in the step, wherever the batch begins", () => {
+    const late = { ...shape, starts: [0, 60], first: 200, forget: { seed: 1, rates: [0.5] } };
+    const alone = new DocumentAttention(target, late).mask();
+    const whole = maskOf(1, [0.5, 0.5]);
+    alone.forEach((row, i) => expect(row).toEqual(whole[200 + i]!.slice(200)));
+  });
+
   test("follows the seed and the rows of the batch", () => {
     expect(maskOf(1, [0.5, 0.5])).toEqual(maskOf(1, [0.5, 0.5]));
     expect(maskOf(1, [0.5, 0.5])).not.toEqual(maskOf(2, [0.5, 0.5]));
@@ -169,5 +176,45 @@ describe("forgetful causal masking", () => {
       ).toEqual(maskOf(4, [0.4, 0.2]));
       other.close();
     }
+  });
+});
+
+describe("dropout of attention's weights", () => {
+  const probability = 0.25;
+  const o: DocumentShape = { starts: [0, 150, 200], H: 4, G: 2, E: 8, drop: { seed: 5, probability } };
+  const target = Target.open({ threads: 2 });
+  afterAll(() => target.close());
+  const masks = (on: Target, shape = o) =>
+    Array.from({ length: shape.H }, (_, h) => new DocumentAttention(on, shape).keeps(h));
+
+  test("keeps its share of every head's weights, each head its own, the same on every instruction set", () => {
+    const heads = masks(target);
+    for (const mask of heads) {
+      let [kept, pairs] = [0, 0];
+      for (let i = 0; i < 200; i++)
+        for (let j = i < 150 ? 0 : 150; j <= i; j++, pairs++) kept += mask[i]![j] ? 1 : 0;
+      const room = 5 * Math.sqrt((probability * (1 - probability)) / pairs);
+      expect(Math.abs(kept / pairs - (1 - probability))).toBeLessThan(room);
+    }
+    expect(new Set(heads.map((mask) => JSON.stringify(mask))).size).toBe(4);
+    for (const isa of availableIsas()) {
+      const other = Target.open({ isa, threads: 1 });
+      expect(masks(other)).toEqual(heads);
+      other.close();
+    }
+  });
+
+  test("drops the same of a document wherever its batch begins, and leaves log sum exp alone", () => {
+    const alone = masks(target, { ...o, starts: [0, 50], first: 150 });
+    masks(target).forEach((mask, h) =>
+      expect(alone[h]!).toEqual(mask.slice(150).map((row) => row.slice(150))),
+    );
+    const qkv = encode(new Random(2).normals(200 * 8 * 8), "f32");
+    const { drop: _, ...plain } = o;
+    const [dropped, whole] = [o, plain].map((shape) =>
+      new DocumentAttention(target, shape).forward(qkv, "f32"),
+    );
+    expect(bits(dropped!.lse)).toBe(bits(whole!.lse));
+    expect(bits(dropped!.y)).not.toBe(bits(whole!.y));
   });
 });

@@ -22,6 +22,9 @@ export interface DocumentShape {
   E: number;
   window?: number;
   forget?: { seed: number; rates: number[] };
+  /** Rows of the step before the batch. */
+  first?: number;
+  drop?: { seed: number; probability: number };
 }
 
 export class DocumentAttention {
@@ -41,7 +44,7 @@ export class DocumentAttention {
   }
 
   forward(qkv: Elements, dtype: FloatType): { y: Elements; lse: Elements } {
-    const { starts, H, G, E, window = 0, forget } = this.o;
+    const { starts, H, G, E, window = 0, forget, first = 0, drop } = this.o;
     const [y, lse] = [zeros(this.T * H * E, dtype), zeros(this.T * H, sumType(dtype))];
     const [at, rates] = this.documents();
     check(
@@ -57,7 +60,10 @@ export class DocumentAttention {
         G,
         E,
         window,
+        first,
         forget?.seed ?? 0,
+        drop?.seed ?? 0,
+        drop?.probability ?? 0,
         this.scale,
         code(dtype),
       ),
@@ -66,7 +72,7 @@ export class DocumentAttention {
   }
 
   backward(dy: Elements, forward: { y: Elements; lse: Elements }, qkv: Elements, dtype: FloatType): Elements {
-    const { starts, H, G, E, window = 0, forget } = this.o;
+    const { starts, H, G, E, window = 0, forget, first = 0, drop } = this.o;
     const dqkv = encode(new Float64Array(qkv.length).fill(Number.NaN), dtype);
     const [at, rates] = this.documents();
     check(
@@ -84,7 +90,10 @@ export class DocumentAttention {
         G,
         E,
         window,
+        first,
         forget?.seed ?? 0,
+        drop?.seed ?? 0,
+        drop?.probability ?? 0,
         this.scale,
         code(dtype),
       ),
@@ -94,28 +103,37 @@ export class DocumentAttention {
 
   /** Which keys each query sees (absolute rows), read off outputs: with equal scores and one-hot values, y is the mask. */
   mask(): boolean[][] {
+    const { drop: _, ...shape } = this.o;
+    return new DocumentAttention(this.target, { ...shape, H: 1 }).keeps(0);
+  }
+
+  /** Which weights query head h keeps: those that are neither hidden nor dropped. */
+  keeps(h: number): boolean[][] {
     const E = Math.max(...this.o.starts.slice(1).map((end, s) => end - this.o.starts[s]!));
-    const probe = new DocumentAttention(this.target, { ...this.o, H: 1, G: 1, E });
-    const qkv = new Float64Array(this.T * 3 * E);
+    const { H } = this.o;
+    const probe = new DocumentAttention(this.target, { ...this.o, G: 1, E });
+    const width = (H + 2) * E;
+    const qkv = new Float64Array(this.T * width);
     for (let s = 0; s + 1 < this.o.starts.length; s++)
       for (let t = this.o.starts[s]!; t < this.o.starts[s + 1]!; t++)
-        qkv[t * 3 * E + 2 * E + (t - this.o.starts[s]!)] = 1;
+        qkv[t * width + (H + 1) * E + (t - this.o.starts[s]!)] = 1;
     const y = decode(probe.forward(encode(qkv, "f32"), "f32").y, "f32");
     return Array.from({ length: this.T }, (_, i) => {
       const start = this.o.starts.findLast((at) => at <= i)!;
       return Array.from(
         { length: this.T },
-        (_, j) => j >= start && j - start < E && y[i * E + j - start]! > 0,
+        (_, j) => j >= start && j - start < E && y[(i * H + h) * E + j - start]! > 0,
       );
     });
   }
 }
 
-/** softmax(scale * q.k) v and log sum exp, over the keys that `sees` allows. */
+/** softmax(scale * q.k) v and log sum exp, over the keys that `sees` allows; `kept` multiplies the weights. */
 export function attentionFormula(
   qkv: Float64Array,
   o: DocumentShape,
   sees: (i: number, j: number) => boolean,
+  kept: (i: number, j: number, h: number) => number = () => 1,
 ): { y: Float64Array; lse: Float64Array } {
   const { starts, H, G, E, window = 0 } = o;
   const [T, width, scale] = [starts.at(-1)!, (H + 2 * G) * E, Math.fround(1 / Math.sqrt(E))];
@@ -136,7 +154,7 @@ export function attentionFormula(
         const sum = scores.reduce((acc, x) => acc + Math.exp(x - top), 0);
         lse[i * H + h] = top + Math.log(sum);
         keys.forEach((j, n) => {
-          const p = Math.exp(scores[n]! - top) / sum;
+          const p = (Math.exp(scores[n]! - top) / sum) * kept(i, j, h);
           for (let e = 0; e < E; e++) y[(i * H + h) * E + e]! += p * qkv[j * width + (H + G + g) * E + e]!;
         });
       }

@@ -372,17 +372,20 @@ export function crossEntropyGradientCase({
 }
 
 export function documentAttentionCase(o: DocumentShape, target: Target): GradientCase {
-  const { starts, H, G, E, forget } = o;
+  const { starts, H, G, E, forget, drop } = o;
   const random = new Random(starts.length + H + E);
   const T = starts.at(-1)!;
   const [qkv, dy] = [numbers(random, T * (H + 2 * G) * E, 1.5), numbers(random, T * H * E)];
   const mask = forget ? new DocumentAttention(target, o).mask() : null;
+  const heads = drop ? Array.from({ length: H }, (_, h) => new DocumentAttention(target, o).keeps(h)) : null;
+  const kept = (i: number, j: number, h: number) =>
+    drop && heads ? (heads[h]![i]![j] ? 1 / (1 - Math.fround(drop.probability)) : 0) : 1;
   return {
-    name: `document_attention starts ${starts} H=${H} G=${G} E=${E}${o.window ? ` window ${o.window}` : ""}${forget ? ` forget ${forget.rates}` : ""}`,
+    name: `document_attention starts ${starts} H=${H} G=${G} E=${E}${o.window ? ` window ${o.window}` : ""}${forget ? ` forget ${forget.rates}` : ""}${drop ? ` drop ${drop.probability}` : ""}`,
     dtypes: ALL,
     inputs: [qkv],
     dy,
-    forward: ([x]) => attentionFormula(x!, o, (i, j) => mask?.[i]![j] ?? true).y,
+    forward: ([x]) => attentionFormula(x!, o, (i, j) => mask?.[i]![j] ?? true, kept).y,
     run(on, dtype) {
       const attention = new DocumentAttention(on, o);
       const x = encode(qkv, dtype);
@@ -421,6 +424,16 @@ export function gradientCases(target: Target): GradientCase[] {
     { starts: [0, 3, 37], H: 3, G: 3, E: 4, window: 33 },
     { starts: [0, 20, 45], H: 2, G: 1, E: 4, forget: { seed: 7, rates: [0.3, 0.6] } },
     { starts: [0, 38, 39], H: 2, G: 2, E: 4, window: 12, forget: { seed: -5, rates: [0.5, 0] } },
+    { starts: [0, 7, 40], H: 4, G: 2, E: 4, first: 1000, drop: { seed: 3, probability: 0.3 } },
+    {
+      starts: [0, 36],
+      H: 2,
+      G: 1,
+      E: 6,
+      window: 30,
+      forget: { seed: 2, rates: [0.2] },
+      drop: { seed: -9, probability: 0.1 },
+    },
   ])
     cases.push(documentAttentionCase(shape, target));
   return cases;

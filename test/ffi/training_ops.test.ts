@@ -2,6 +2,7 @@
 import { afterAll, describe, expect, test } from "bun:test";
 import { ptr } from "bun:ffi";
 import { dtypeCode } from "../../src/tensor/tensor.ts";
+import { uniform } from "../../src/util/rng.ts";
 import { logSoftmax } from "./formulas.ts";
 import {
   availableIsas,
@@ -158,6 +159,30 @@ for (const isa of availableIsas()) {
       expect(Array.from(y)).toEqual([0, 0, 0]);
     });
 
+    test("running sums add in float32 and round a bfloat16 sum to nearest even", () => {
+      const n = 70_001;
+      const x = encode(new Random(3).normals(n), "f32");
+      for (const type of ["f32", "bf16"] as const) {
+        const sum = encode(new Random(4).normals(n, 30), type);
+        const want = Float32Array.from(decode(sum, type), (v, i) => v + (x[i] as number));
+        check(native.koala_accumulate(three.device, ptr(sum), ptr(x), n, code(type)));
+        expect(bits(sum)).toBe(bits(encode(want, type)));
+      }
+    });
+
+    test("fresh weights are Box and Muller's pairs of the program's own draws", () => {
+      const [n, seed, std] = [40_001, 2 ** 32 - 5, 0.02];
+      const y = new Float32Array(n);
+      check(native.koala_fill_normal(three.device, ptr(y), 1000, 0, seed, std));
+      check(native.koala_fill_normal(three.device, ptr(y.subarray(1000)), n - 1000, 1000, seed, std));
+      const want = Float32Array.from(y, (_, i) => {
+        const pair = i - (i % 2);
+        const radius = std * Math.sqrt(-2 * Math.log(1 - uniform(seed, pair)));
+        return radius * Math[i % 2 ? "sin" : "cos"](2 * Math.PI * uniform(seed, pair + 1));
+      });
+      expect(bits(y)).toBe(bits(want));
+    });
+
     test("gradients have the same bits on one thread and on three", () => {
       const [T, N, K, D, V] = [1100, 130, 200, 200, 50];
       const random = new Random(10);
@@ -255,7 +280,7 @@ describe("wrong arguments give a sentence and -1:", () => {
       precision,
       dtype,
     );
-  const attend = (starts: number[], forget: number | null, H = 2) =>
+  const attend = (starts: number[], forget: number | null, H = 2, drop = 0) =>
     native.koala_document_attention(
       dev,
       x,
@@ -269,6 +294,9 @@ describe("wrong arguments give a sentence and -1:", () => {
       4,
       0,
       0,
+      0,
+      0,
+      drop,
       1,
       dtypeCode.f32,
     );
@@ -277,7 +305,7 @@ describe("wrong arguments give a sentence and -1:", () => {
     "precision 1 without low halves": [() => adam(1, 1, null), /low is a null pointer/],
     "precision 1 in f64": [
       () => adam(1, 1, x, dtypeCode.f64),
-      /dtype is 2 \(f64\); precision 1 takes f32 gradients\./,
+      /dtype is 2 \(f64\); precision 1 takes f32 and bf16 gradients\./,
     ],
     "precision 2": [() => adam(1, 2, x), /precision is 2/],
     "a target outside the vocabulary": [
@@ -292,6 +320,18 @@ describe("wrong arguments give a sentence and -1:", () => {
     "forgetting twice as much as all": [
       () => attend([0, 1], 2),
       /forget is 2 for document 0 and must be from 0 to 1\./,
+    ],
+    "dropping all weights of attention": [
+      () => attend([0, 1], null, 2, 1),
+      /drop is 1 and must be from 0 to below 1\./,
+    ],
+    "a sum in f64": [
+      () => native.koala_accumulate(dev, x, x, 4, dtypeCode.f64),
+      /stype is 2 \(f64\); sums are f32 or bf16\./,
+    ],
+    "fresh weights of a negative size": [
+      () => native.koala_fill_normal(dev, x, 4, 0, 1, -1),
+      /std is -1 and must not be negative\./,
     ],
     "heads that cannot be grouped": [
       () => attend([0, 1], null, 3),

@@ -57,7 +57,7 @@ describe.each([...families])("%s equals PyTorch", (family) => {
 
   test("with bfloat16 weights: as float32 on the same weights", async () => {
     const { rows } = await golden(family);
-    const rounded = await openFamily(family, { setup: { precision: "bf16" } });
+    const rounded = await openFamily(family, { setup: { precision: "bf16", gradients: "bfloat16" } });
     const exact = await openFamily(family);
     copyWeights(exact, rounded);
     const want = exact.gradients(rows);

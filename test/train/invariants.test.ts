@@ -4,6 +4,7 @@ import type { Rung } from "../../src/train/activations.ts";
 import { stateSlices, type FlatState, parameterView } from "../../src/train/flat_state.ts";
 import type { StepRow } from "../../src/train/loss.ts";
 import { WeightWriter } from "../../src/train/parameters.ts";
+import { bfloat16ToFloat32 } from "../../src/tensor/convert.ts";
 import { uniform } from "../../src/util/rng.ts";
 import { device, type Opened, openRandom, type OpenOptions, ops, relativeError } from "./support.ts";
 
@@ -42,18 +43,43 @@ const rows: StepRow[] = [
   [document(20, 6)],
 ];
 
+/** bfloat16 comes as bits. */
+const numbers = (values: ReturnType<typeof device.download>) =>
+  values instanceof Uint16Array ? bfloat16ToFloat32(values) : values;
+
 /** All trained weights or gradients end to end, without padding. */
 const flatten = (state: FlatState, kind: "w" | "gradient"): Float64Array =>
   Float64Array.from(
     state.blocks.flatMap((block) =>
       block.layout.parameters.flatMap((parameter) =>
-        Array.from(device.download(parameterView(block[kind]!, parameter))),
+        Array.from(
+          numbers(
+            device.download(
+              parameterView((kind === "gradient" && block.accumulated) || block[kind]!, parameter),
+            ),
+          ),
+        ),
       ),
     ),
   );
 const allGradients = (state: FlatState): Float64Array => flatten(state, "gradient");
 
 const open = (options: OpenOptions = {}): Opened => openRandom(config, options);
+
+/** Answers with labels, each followed by another answer; reference scores near those of fresh weights. */
+const labelledRows = (shift = 0): StepRow[] => {
+  const entry = (length: number, seed: number, label?: boolean) => {
+    const made = document(length, seed);
+    const trained = made.weights.slice(1).reduce((sum, weight) => sum + weight, 0);
+    const reference = -trained * Math.log(config.vocabularySize) + shift + (seed % 3);
+    return { ...made, reference, ...(label === undefined ? {} : { label }) };
+  };
+  return [
+    [entry(11, 31, true), entry(13, 32), entry(9, 33, false), entry(8, 34)],
+    [entry(14, 35, false), entry(10, 36)],
+    [entry(7, 37, true), entry(12, 38)],
+  ];
+};
 
 /** Loss and gradients of one step, which does not move the weights. */
 function step(options: OpenOptions, of: StepRow[] = rows) {
@@ -74,7 +100,8 @@ const stateBits = (state: FlatState): string =>
     .join("\n");
 
 const f64 = { precision: "float64" } as const;
-const half = { residualDropout: 0.2, embeddingDropout: 0.1 };
+const half = { residualDropout: 0.2, embeddingDropout: 0.1, attentionDropout: 0.1 };
+const forget = { min: 0, max: 0.3 };
 
 describe("the same loss and gradients come from", () => {
   test("documents packed in rows and documents apart", () => {
@@ -87,14 +114,39 @@ describe("the same loss and gradients come from", () => {
     expect(relativeError(apart.gradients, packed.gradients)).toBeLessThan(1e-12);
   });
 
-  test("one micro-batch of four rows and four of one, with dropout too", () => {
-    for (const setup of [f64, { ...f64, ...half }]) {
-      const whole = step({ setup });
-      const parts = step({ setup, step: { microRows: 1 } });
-      expect(Math.abs(whole.loss - parts.loss)).toBeLessThan(1e-12);
-      expect(relativeError(parts.gradients, whole.gradients)).toBeLessThan(1e-12);
+  test("one micro-batch of four rows and four of one, with dropout and forgetful causal masking too", () => {
+    const apart = rows.flat().map((one) => [one]);
+    for (const [setup, options] of [
+      [f64, {}],
+      [{ ...f64, ...half }, { forget }],
+    ] as const) {
+      const whole = step({ setup, step: options });
+      for (const parts of [
+        step({ setup, step: { ...options, microRows: 1 } }),
+        step({ setup, step: { ...options, microRows: 3 } }),
+        step({ setup, step: { ...options, microRows: 2 } }, apart),
+      ]) {
+        expect(Math.abs(whole.loss - parts.loss)).toBeLessThan(1e-12);
+        expect(relativeError(parts.gradients, whole.gradients)).toBeLessThan(1e-12);
+      }
     }
-    expect(relativeError(step({ setup: half }).gradients, step({}).gradients)).toBeGreaterThan(0.1);
+    for (const setup of [
+      { ...f64, ...half },
+      { ...f64, attentionDropout: 0.1 },
+    ])
+      expect(relativeError(step({ setup }).gradients, step({ setup: f64 }).gradients)).toBeGreaterThan(0.05);
+    const forgetting = step({ setup: f64, step: { forget } });
+    expect(relativeError(forgetting.gradients, step({ setup: f64 }).gradients)).toBeGreaterThan(0.02);
+  });
+
+  test("one micro-batch and four, for KTO, whose reference point is the step's", () => {
+    const method = { type: "kto", beta: 0.3, desirableWeight: 1, undesirableWeight: 0.7 } as const;
+    const labelled = labelledRows();
+    const options = { method, forget };
+    const whole = step({ setup: { ...f64, ...half }, step: options }, labelled);
+    const parts = step({ setup: { ...f64, ...half }, step: { ...options, microRows: 1 } }, labelled);
+    expect(Math.abs(whole.loss - parts.loss)).toBeLessThan(1e-12);
+    expect(relativeError(parts.gradients, whole.gradients)).toBeLessThan(1e-12);
   });
 
   test("micro-batches of unequal weight, which a mean of means would get wrong", () => {
@@ -108,7 +160,8 @@ describe("the same loss and gradients come from", () => {
 
   test("every rung of recomputation, bit for bit", () => {
     for (const precision of ["float32", "bf16"] as const) {
-      const setup = { precision, ...half };
+      const gradients = precision === "bf16" ? "bfloat16" : "float32";
+      const setup = { precision, gradients, ...half } as const;
       const kept = step({ setup });
       for (const rung of ["norm+swiglu", "ffn", "block"] as const) {
         const again = step({ setup: { ...setup, rungs: [rung, rung] } });
@@ -116,6 +169,20 @@ describe("the same loss and gradients come from", () => {
       }
       const mixed: Rung[] = ["block", "ffn"];
       expect(step({ setup: { ...setup, rungs: mixed } })).toEqual(kept);
+    }
+  });
+
+  test("gradients summed in float32 and in bfloat16, to a rounding a micro-batch", () => {
+    for (const [microRows, room] of [
+      [4, 2.5e-3],
+      [1, 5e-3],
+    ] as const) {
+      const setup = { precision: "bf16" } as const;
+      const exact = step({ setup, step: { microRows } });
+      const rounded = step({ setup: { ...setup, gradients: "bfloat16" }, step: { microRows } });
+      expect(rounded.loss).toBe(exact.loss);
+      expect(relativeError(rounded.gradients, exact.gradients)).toBeLessThan(room);
+      expect(relativeError(rounded.gradients, exact.gradients)).toBeGreaterThan(0);
     }
   });
 
@@ -127,7 +194,7 @@ describe("the same loss and gradients come from", () => {
   });
 
   test("two runs, bit for bit; another seed drops other elements", () => {
-    const options = { setup: half, step: { forget: { min: 0, max: 0.3 } } };
+    const options = { setup: half, step: { forget } };
     expect(step(options)).toEqual(step(options));
     const other = step({ ...options, step: { ...options.step, seed: 2 } });
     expect(relativeError(other.gradients, step(options).gradients)).toBeGreaterThan(0.05);
@@ -145,6 +212,7 @@ describe("gradients equal central differences in float64", () => {
   const cases: [string, OpenOptions][] = [
     ["of the whole model", { setup: f64 }],
     ["with dropout", { setup: { ...f64, ...half } }],
+    ["with dropout of attention's weights", { setup: { ...f64, attentionDropout: 0.3 } }],
     ["with forgetful causal masking", { setup: f64, step: { forget: { min: 0.1, max: 0.4 } } }],
     ["of LoRA adapters with dropout", { setup: { ...f64, lora } }],
     ["of DPO", { setup: f64, step: { method: { type: "dpo", beta: 0.5 } } }],
@@ -181,6 +249,48 @@ describe("gradients equal central differences in float64", () => {
     opened.close();
   });
 
+  test.each([
+    ["above 0", -4],
+    ["at 0", 4],
+  ])("of KTO with the reference point %s, which is a constant of the formula", (_, shift) => {
+    const method = { type: "kto", beta: 0.4, desirableWeight: 1.3, undesirableWeight: 0.8 } as const;
+    const opened = open({ setup: f64, step: { method } });
+    const { memory, stepper } = opened;
+    const all = labelledRows(shift);
+    const documents = all.flat();
+    const ratios = () => documents.map((one) => stepper.score([one])[0]! - one.reference!);
+    const mismatched = ratios().filter((_, i) => i % 2 === 1);
+    const kl = Math.max(0, mismatched.reduce((a, b) => a + b) / mismatched.length);
+    /** Ethayarajh et al. 2024, equation 7, with TRL's mean over answers. */
+    const formula = () => {
+      const sigmoid = (x: number) => 1 / (1 + Math.exp(-x));
+      const losses = ratios().flatMap((ratio, i) => {
+        const { label } = documents[i]!;
+        if (label === undefined) return [];
+        return [label ? 1.3 * (1 - sigmoid(0.4 * (ratio - kl))) : 0.8 * (1 - sigmoid(0.4 * (kl - ratio)))];
+      });
+      return losses.reduce((a, b) => a + b) / losses.length;
+    };
+    const result = stepper.run(0, all, 0);
+    expect(result.kl).toBeCloseTo(kl, 12);
+    expect(kl > 0).toBe(shift < 0);
+    expect(result.loss).toBeCloseTo(formula(), 12);
+    const gradients = allGradients(memory.trained);
+    const direction = Float64Array.from(random(gradients.length, 77), (u) => u - 0.5);
+    const slope = gradients.reduce((sum, g, i) => sum + g * direction[i]!, 0);
+    const start = allWeights(memory.trained);
+    const lossAt = (distance: number) => {
+      setWeights(
+        memory.trained,
+        start.map((w, i) => w + distance * direction[i]!),
+      );
+      return formula();
+    };
+    const measured = (lossAt(1e-5) - lossAt(-1e-5)) / 2e-5;
+    expect(Math.abs(measured / slope - 1)).toBeLessThan(1e-5);
+    opened.close();
+  });
+
   const allWeights = (state: FlatState): Float64Array => flatten(state, "w");
   function setWeights(state: FlatState, values: Float64Array): void {
     let at = 0;
@@ -207,7 +317,8 @@ describe("gradients equal central differences in float64", () => {
 describe("a run that was interrupted", () => {
   test("and got its state back goes on with the same bits", () => {
     for (const precision of ["float32", "bf16"] as const) {
-      const options = { setup: { precision, ...half }, optimizer: { weightDecay: 0.1 } };
+      const gradients = precision === "bf16" ? ("bfloat16" as const) : ("float32" as const);
+      const options = { setup: { precision, gradients, ...half }, optimizer: { weightDecay: 0.1 } };
       const straight = open(options);
       const losses = [0, 1, 2, 3].map((step) => straight.stepper.run(step, rows, 1e-2).loss);
       const first = open(options);

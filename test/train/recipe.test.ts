@@ -30,6 +30,16 @@ describe("a recipe", () => {
     expect(() => parse(least, "rows_per_step=0")).toThrow(/rows_per_step.*1/);
     expect(() => parse(least, "precision=fp4")).toThrow(/precision/);
     expect(() => parse(least, "lora.targets=['q_proj', 'x_proj']")).toThrow(/lora\.targets\.1/);
+    expect(() => parse(least, "lora.targets=['lm_head']")).toThrow(
+      /LoRA is not offered on lm_head; train it in full/,
+    );
+    expect(() => parse(least, "precision=float32", "gradients=bfloat16")).toThrow(/needs precision = "bf16"/);
+    expect(parse(least, "method.type=kto").method).toEqual({
+      type: "kto",
+      beta: 0.1,
+      desirable_weight: 1,
+      undesirable_weight: 1,
+    });
     expect(() => parse(`steps = 3\n${least}`)).toThrow(/either epochs or steps/);
     expect(() => parse(least, "data.files=['a.jsonl']")).toThrow(/either dataset/);
   });

@@ -230,6 +230,75 @@ describe("DPO", () => {
   });
 });
 
+describe("KTO", () => {
+  /** Good answers and bad ones, one of each to a question, with the other question's answer behind each. */
+  async function writeLabelled(directory: string): Promise<string> {
+    const writer = await DatasetWriter.create(directory);
+    const answers = questions.flatMap((question, q) =>
+      [good, bad].map((marker) => ({ question, q, marker })),
+    );
+    answers.forEach(({ question, q, marker }, i) => {
+      writer.addLabel(marker === good);
+      const other = answers[(i + answers.length - 3) % answers.length]!;
+      for (const ids of [answerOf(q, marker), answerOf(other.q, other.marker)])
+        writer.add([
+          { ids: [1, good, ...question], loss: 0, source: "user", turn: 0 },
+          { ids: [...ids, end], loss: 1, source: "assistant", turn: 1 },
+        ]);
+    });
+    await writer.finish({ hash: "labelled", pairs: true, inputs: {}, report: {} });
+    return directory;
+  }
+
+  test("starts at one half, learns to tell good answers from bad ones, and keeps its reference", async () => {
+    const settings = [
+      "steps=40",
+      "method.type=kto",
+      "method.beta=0.5",
+      "schedule.learning_rate=2e-3",
+      "dropout.attention=0.05",
+      "fcm.max=0.1",
+    ];
+    const { directory, options, events, losses } = await setUp(...settings);
+    const dataset = await writeLabelled(join(directory, "labelled"));
+    await runTraining({ ...options, dataset });
+    // Before the first update every log-ratio is 0 but for what dropout does.
+    expect(losses()[0]!).toBeCloseTo(0.5, 1);
+    expect(losses().at(-1)!).toBeLessThan(0.2);
+    const steps = events.filter((event) => event.type === "step");
+    expect(steps.at(-1)!.preference!.accuracy).toBeGreaterThan(0.9);
+    expect(steps.at(-1)!.preference!.margin).toBeGreaterThan(2);
+    expect(steps[0]!.kl).toBeCloseTo(0, 5);
+    expect(steps.every(({ kl }) => kl! >= 0)).toBe(true);
+    expect(existsSync(join(directory, "out", "reference.json"))).toBe(true);
+    await expect(
+      runTraining({ ...options, recipe: { ...options.recipe, output: join(directory, "b") } }),
+    ).rejects.toThrow("The data holds single documents, which method kto cannot train on.");
+  });
+});
+
+test("a bfloat16 run exports the float32 masters where float32 is asked for", async () => {
+  const read = async (dtype: string) => {
+    const { options } = await setUp("steps=3", "precision=bf16", `export_dtype=${dtype}`);
+    const directory = await runTraining(options);
+    const bytes = readFileSync(join(directory!, "model.safetensors"));
+    const length = Number(bytes.readBigUInt64LE(0));
+    const header = JSON.parse(bytes.subarray(8, 8 + length).toString()) as Record<
+      string,
+      { dtype: string; data_offsets: [number, number] }
+    >;
+    const { dtype: type, data_offsets: offsets } = header["model.layers.0.mlp.up_proj.weight"]!;
+    return { type, data: Uint8Array.from(bytes.subarray(8 + length + offsets[0], 8 + length + offsets[1])) };
+  };
+  const [master, rounded] = [await read("float32"), await read("bfloat16")];
+  expect([master.type, rounded.type]).toEqual(["F32", "BF16"]);
+  const words = new Uint32Array(master.data.buffer);
+  const halves = new Uint16Array(rounded.data.buffer);
+  // The weights of the run are its masters rounded half up; what they lost is in the export.
+  expect(Array.from(words, (bits) => ((bits + 0x8000) >>> 16) & 0xffff)).toEqual(Array.from(halves));
+  expect(words.filter((bits) => (bits & 0xffff) !== 0).length).toBeGreaterThan(0.99 * words.length);
+});
+
 describe("LoRA", () => {
   test("trains, and its merged export answers as base and adapter do", async () => {
     const base = await setUp("steps=20", "precision=float32", "export_dtype=float32");

@@ -4,7 +4,8 @@ import { type LlamaConfig, parseConfig } from "../../src/model/config.ts";
 import { Device } from "../../src/tensor/device.ts";
 import { libraryPath } from "../../src/tensor/library.ts";
 import { TrainOps } from "../../src/train/ops.ts";
-import { loadAdapter, readAdapterConfig } from "../../src/train/adapter_file.ts";
+import { readAdapterConfig } from "../../src/model/lora.ts";
+import { loadAdapter } from "../../src/train/adapter_file.ts";
 import { defaultSetup, openMemory, type TrainSetup } from "../../src/train/allocation.ts";
 import { type FlatState, parameterView } from "../../src/train/flat_state.ts";
 import { rowFactors, type StepRow } from "../../src/train/loss.ts";
@@ -104,7 +105,8 @@ export function openRandom(config: LlamaConfig, options: OpenOptions = {}, initi
 
 function read(state: FlatState, kind: "w" | "gradient", name: string): Float64Array {
   const parameter = state.layout.parameters.get(name);
-  const flat = parameter && state.blocks[parameter.block]?.[kind];
+  const block = parameter && state.blocks[parameter.block];
+  const flat = block && (kind === "gradient" ? (block.accumulated ?? block.gradient) : block.w);
   if (!flat) throw new Error(`no ${kind} of ${name}`);
   const values = device.download(parameterView(flat, parameter));
   if (!(values instanceof Uint16Array)) return Float64Array.from(values);

@@ -1,7 +1,7 @@
 /** A block of ZeRO stage 3: the rank keeps its share of the weights, and the whole only in a buffer that blocks take in turn.
  *  Always: reading weights that are not gathered, or were gathered before the last update, throws. */
 import type { FlatBlock } from "../../model/flat_layout.ts";
-import type { CollectiveOptions, Communicator, DeviceEvent } from "../../tensor/communicator.ts";
+import type { DeviceEvent } from "../../tensor/device.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import type { BlockState } from "../flat_state.ts";
 
@@ -51,12 +51,12 @@ export class GatheredBlock implements BlockState {
   }
 
   /** Starts the gathering unless the buffer holds the weights as they are; their arrival. */
-  gather(communicator: Communicator, options: CollectiveOptions): DeviceEvent {
+  gather(start: (whole: Tensor, share: Tensor) => DeviceEvent): DeviceEvent {
     const { holds, memory } = this.buffer;
     if (this.isCurrent && holds) return holds.arrived;
     if (holds?.block.held)
       throw new Error(`gathering ${this.layout.name} would overwrite ${this.content}, which is in use`);
-    const arrived = communicator.allGather(memory.rows(this.layout.size), this.ownW, options);
+    const arrived = start(memory.rows(this.layout.size), this.ownW);
     this.buffer.holds = { block: this, version: this.version, arrived };
     return arrived;
   }

@@ -29,6 +29,8 @@ export interface Beat {
   block: string;
   /** In a collective: others may be what it waits for. */
   waits: boolean;
+  /** Symbol of the native op or collective that began last, and whether it still runs; null before the first. */
+  op: { symbol: string; runs: boolean } | null;
 }
 
 /** How a rank says what it does next. */
@@ -36,13 +38,18 @@ export type ReportPhase = (step: number, phase: Phase, block?: string) => void;
 
 export interface Heartbeat {
   report: ReportPhase;
-  /** Whether the rank is in a collective. */
-  wait(waits: boolean): void;
+  /** Which collective the rank waits for; null: none any more. */
+  wait(symbol: string | null): void;
+  /** Where the device writes which op it runs (koala_device_record); null where no supervisor made a page. */
+  ops: Uint8Array | null;
 }
 
-/** A record: beats, time, step, phase, waits and the length of the block's name as float64, then the name. */
+/** A record: beats, time, step, phase, waits and the length of the block's name as float64, then the name; then what the
+ *  device runs: whether it does as float64, and the symbol up to a NUL. */
 const fields = 6;
-const recordBytes = 96;
+const opBegin = 96;
+const opBytes = 64;
+const recordBytes = opBegin + opBytes;
 
 /** Makes the page: zeros in a file at `path`. */
 export function createHeartbeats(path: string, world: number): void {
@@ -51,8 +58,8 @@ export function createHeartbeats(path: string, world: number): void {
 
 /** How rank `rank` beats; nothing happens where no supervisor made a page. */
 export function openHeartbeat(path: string | undefined, rank: number): Heartbeat {
-  if (path === undefined) return { report: () => {}, wait: () => {} };
-  const { numbers, name } = recordOf(Bun.mmap(path, { shared: true }), rank);
+  if (path === undefined) return { report: () => {}, wait: () => {}, ops: null };
+  const { numbers, name, op } = recordOf(Bun.mmap(path, { shared: true }), rank);
   const encoder = new TextEncoder();
   const beat = () => {
     numbers[1] = Date.now();
@@ -65,10 +72,13 @@ export function openHeartbeat(path: string | undefined, rank: number): Heartbeat
       numbers[5] = encoder.encodeInto(block, name).written;
       beat();
     },
-    wait: (waits) => {
-      numbers[4] = waits ? 1 : 0;
+    wait: (symbol) => {
+      numbers[4] = symbol === null ? 0 : 1;
+      if (symbol !== null) op.symbol[encoder.encodeInto(symbol, op.symbol).written] = 0;
+      op.runs[0] = numbers[4];
       beat();
     },
+    ops: op.record,
   };
 }
 
@@ -77,10 +87,19 @@ export function readHeartbeats(path: string): () => Beat[] {
   const page = Bun.mmap(path, { shared: true });
   return () =>
     Array.from({ length: page.length / recordBytes }, (_, rank) => {
-      const { numbers, name } = recordOf(page, rank);
+      const { numbers, name, op } = recordOf(page, rank);
       const [beats = 0, at = 0, step = 0, phase = 0, waits = 0, length = 0] = numbers;
       const block = new TextDecoder().decode(name.subarray(0, length));
-      return { beats, at, step, phase: phases[phase] ?? "start", block, waits: waits !== 0 };
+      const symbol = new TextDecoder().decode(op.symbol.subarray(0, op.symbol.indexOf(0)));
+      return {
+        beats,
+        at,
+        step,
+        phase: phases[phase] ?? "start",
+        block,
+        waits: waits !== 0,
+        op: symbol === "" ? null : { symbol, runs: op.runs[0] === 1 },
+      };
     });
 }
 
@@ -88,6 +107,11 @@ function recordOf(page: Uint8Array, rank: number) {
   const begin = page.byteOffset + rank * recordBytes;
   return {
     numbers: new Float64Array(page.buffer, begin, fields),
-    name: new Uint8Array(page.buffer, begin + fields * 8, recordBytes - fields * 8),
+    name: new Uint8Array(page.buffer, begin + fields * 8, opBegin - fields * 8),
+    op: {
+      record: new Uint8Array(page.buffer, begin + opBegin, opBytes),
+      runs: new Float64Array(page.buffer, begin + opBegin, 1),
+      symbol: new Uint8Array(page.buffer, begin + opBegin + 8, opBytes - 8),
+    },
   };
 }

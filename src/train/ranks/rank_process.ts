@@ -16,7 +16,10 @@ import { joinRanks, placeFromEnvironment, threadsOfRank } from "./rendezvous.ts"
 export const PEER_LOST = 75;
 
 /** What a supervisor tells its ranks, as JSON. */
-export type RankRun = Pick<RunOptions, "recipe" | "model" | "dataset" | "resume" | "measure" | "prompts">;
+export type RankRun = Pick<
+  RunOptions,
+  "recipe" | "model" | "dataset" | "resume" | "measure" | "prompts" | "epochModels"
+>;
 
 /** What ranks tell their supervisor; events come from rank 0 only. */
 export type FromRank =
@@ -56,11 +59,12 @@ async function train(
 ): Promise<void> {
   const place = placeFromEnvironment();
   const rank = place?.rank ?? 0;
-  const { report, wait } = keepAlive(openHeartbeat(process.env.KOALA_HEARTBEATS, rank));
+  const { report, wait, ops } = keepAlive(openHeartbeat(process.env.KOALA_HEARTBEATS, rank));
   report(0, "start");
   const first = rank === 0 ? await prepare() : null;
   const threads = recipe.threads || threadsOfRank(availableParallelism(), place?.localWorld ?? 1);
   const device = Device.open(libraryPath("cpu"), { threads });
+  if (ops) device.recordOps(ops);
   const agreement = Bun.hash(JSON.stringify(recipe)).toString(16);
   const communicator = await joinRanks(device, place, { agreement, onWait: wait });
   onJoin(communicator);

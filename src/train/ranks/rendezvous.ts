@@ -3,8 +3,9 @@
  *  Always: the name is new for every meeting, so what a killed run left behind is never joined. */
 import { hostname } from "node:os";
 import { z } from "zod";
-import { type Communicator, joinSharedMemory, SoloCommunicator } from "../../tensor/communicator.ts";
+import { type Communicator, SoloCommunicator } from "../../tensor/communicator.ts";
 import type { Device } from "../../tensor/device.ts";
+import { joinSharedMemory } from "../../tensor/shared_memory.ts";
 import { UsageError } from "../../util/errors.ts";
 
 export interface RankPlace {
@@ -17,6 +18,8 @@ export interface RankPlace {
   port: number;
   /** True where the program that started the ranks hosts the meeting; otherwise rank 0 does. */
   hosted: boolean;
+  /** What torchrun calls this run; empty where nobody gave it a name. */
+  run: string;
 }
 
 /** Flat blocks can be shared out evenly among so many. */
@@ -50,6 +53,7 @@ export function placeFromEnvironment(env: Environment = process.env): RankPlace 
     address: env.MASTER_ADDR ?? "127.0.0.1",
     port: number("MASTER_PORT", world === 1 ? 0 : undefined) + agentStore,
     hosted: env.KOALA_RENDEZVOUS === "hosted",
+    run: env.TORCHELASTIC_RUN_ID ?? "",
   };
 }
 
@@ -73,8 +77,8 @@ export interface JoinOptions {
   timeoutSeconds?: number;
   /** What all ranks must agree on, e.g. the recipe's hash. */
   agreement?: string;
-  /** Told before and after this rank may have to wait for others. */
-  onWait?: (waits: boolean) => void;
+  /** Told before this rank waits for a collective (its symbol) and after (null). */
+  onWait?: (symbol: string | null) => void;
 }
 
 /** Meets the other ranks. Throws UsageError where they do not come or do not belong together. */
@@ -86,7 +90,9 @@ export async function joinRanks(
   if (place === null || place.world === 1) return new SoloCommunicator(device);
   const { rank, world } = place;
   const host =
-    rank === 0 && !place.hosted ? hostRendezvous(world, { hostname: place.address, port: place.port }) : null;
+    rank === 0 && !place.hosted
+      ? hostRendezvous(world, { hostname: place.address, port: place.port, run: place.run, timeoutSeconds })
+      : null;
   try {
     const name = await meet(place, agreement, timeoutSeconds * 1000);
     return joinSharedMemory(device, { name, rank, world, timeoutSeconds, onWait });
@@ -103,6 +109,7 @@ export interface Rendezvous {
 const introductionSchema = z.strictObject({
   rank: z.int().min(0),
   world: z.int().min(1),
+  run: z.string(),
   machine: z.string(),
   agreement: z.string(),
 });
@@ -110,29 +117,79 @@ type Introduction = z.infer<typeof introductionSchema>;
 
 type Answer = { name: string } | { error: string };
 
-/** Listens for `world` ranks. `port` 0 takes a free one. */
+export interface RendezvousOptions {
+  hostname?: string;
+  /** 0 takes a free one. */
+  port?: number;
+  /** Ranks of other runs are sent away, and do not disturb this one. */
+  run?: string;
+  /** After which those who came are told who did not. */
+  timeoutSeconds?: number;
+}
+
+interface Visitor {
+  socket: Bun.Socket<{ text: string }>;
+  introduction: Introduction;
+}
+
+/** Listens for `world` ranks. */
 export function hostRendezvous(
   world: number,
-  { hostname = "127.0.0.1", port = 0 }: { hostname?: string; port?: number } = {},
+  { hostname = "127.0.0.1", port = 0, run, timeoutSeconds }: RendezvousOptions = {},
 ): Rendezvous {
-  const joined: { socket: Bun.Socket<{ text: string }>; introduction: Introduction }[] = [];
+  let joined: Visitor[] = [];
   let answer: Answer | null = null;
-  const server = listen(hostname, port, (socket, introduction) => {
-    const others = joined.map((one) => one.introduction);
-    joined.push({ socket, introduction });
-    const error = objection(introduction, world, others);
-    if (error !== null) answer = { error };
-    else if (joined.length === world) answer = { name: `/koala-${crypto.randomUUID()}` };
-    if (answer === null) return;
-    for (const one of joined.splice(0)) one.socket.end(`${JSON.stringify(answer)}\n`);
+  const tell = (all: Visitor[], text: Answer) => {
+    for (const { socket } of all) socket.end(`${JSON.stringify(text)}\n`);
+  };
+  const answerAll = (text: Answer) => tell(joined.splice(0), (answer = text));
+  const server = listen(hostname, port, {
+    onIntroduction: (visitor) => {
+      const { introduction } = visitor;
+      if (run !== undefined && introduction.run !== run)
+        return tell([visitor], { error: otherRun(introduction, run, `${hostname}:${port}`) });
+      const error = objection(
+        introduction,
+        world,
+        joined.map((one) => one.introduction),
+      );
+      joined.push(visitor);
+      if (error !== null) answerAll({ error });
+      else if (joined.length === world) answerAll({ name: `/koala-${crypto.randomUUID()}` });
+      else if (answer !== null) answerAll(answer);
+    },
+    // Whoever starts it again must not meet its ghost.
+    onLeave: (socket) => (joined = joined.filter((one) => one.socket !== socket)),
   });
-  return { port: server.port, close: () => server.stop(true) };
+  const giveUp = () => answerAll({ error: absence(world, joined, timeoutSeconds ?? 0) });
+  const timer = timeoutSeconds === undefined ? undefined : setTimeout(giveUp, timeoutSeconds * 1000);
+  const close = () => {
+    clearTimeout(timer);
+    server.stop(true);
+  };
+  return { port: server.port, close };
+}
+
+const otherRun = ({ rank, run }: Introduction, expected: string, place: string): string =>
+  `Rank ${rank} belongs to run "${run}", but those who meet at ${place} to run "${expected}". Give every run a MASTER_PORT of its own.`;
+
+/** "Ranks 1 and 3 of 4 did not come ..." */
+function absence(world: number, joined: Visitor[], timeoutSeconds: number): string {
+  const came = new Set(joined.map(({ introduction }) => introduction.rank));
+  const missing = Array.from({ length: world }, (_, rank) => rank).filter((rank) => !came.has(rank));
+  const named = new Intl.ListFormat("en").format(missing.map(String));
+  return `Rank${missing.length > 1 ? "s" : ""} ${named} of ${world} did not come within ${timeoutSeconds} s. Start every rank with the same MASTER_ADDR and MASTER_PORT.`;
+}
+
+interface ListenHandlers {
+  onIntroduction: (visitor: Visitor) => void;
+  onLeave: (socket: Bun.Socket<{ text: string }>) => void;
 }
 
 function listen(
   hostname: string,
   port: number,
-  onIntroduction: (socket: Bun.Socket<{ text: string }>, introduction: Introduction) => void,
+  { onIntroduction, onLeave }: ListenHandlers,
 ): Bun.TCPSocketListener<{ text: string }> {
   try {
     return Bun.listen<{ text: string }>({
@@ -149,8 +206,9 @@ function listen(
           const introduction = parseIntroduction(text);
           // Whoever speaks another language is no rank.
           if (introduction === null) socket.end();
-          else onIntroduction(socket, introduction);
+          else onIntroduction({ socket, introduction });
         },
+        close: onLeave,
       },
     });
   } catch (error) {
@@ -184,16 +242,17 @@ function objection(own: Introduction, world: number, others: Introduction[]): st
 
 /** Introduces this rank, as often as it takes until the host is up. Returns the name of the shared memory. */
 async function meet(place: RankPlace, agreement: string, timeoutMs: number): Promise<string> {
-  const { rank, world, address, port } = place;
-  const introduction: Introduction = { rank, world, machine: hostname(), agreement };
-  const deadline = performance.now() + timeoutMs;
+  const { rank, world, run, address, port } = place;
+  const introduction: Introduction = { rank, world, run, machine: hostname(), agreement };
+  // The host gives up first where it began with this rank, and says who is missing.
+  const deadline = performance.now() + timeoutMs + 1000;
   for (let pause = 10; ; pause = Math.min(2 * pause, 1000)) {
     const answer = await ask(address, port, introduction, deadline - performance.now());
     if (answer !== null && "error" in answer) throw new UsageError(answer.error);
     if (answer !== null) return answer.name;
     if (performance.now() + pause > deadline)
       throw new UsageError(
-        `Rank ${rank} waited ${timeoutMs / 1000} s for all ${world} ranks to meet at ${address}:${port}. Start the missing ones with the same MASTER_ADDR and MASTER_PORT.`,
+        `Rank ${rank} waited ${timeoutMs / 1000} s for all ${world} ranks to meet at ${address}:${port}${place.hosted ? "" : ", where rank 0 listens"}. Start the missing ones with the same MASTER_ADDR and MASTER_PORT.`,
       );
     await Bun.sleep(pause);
   }

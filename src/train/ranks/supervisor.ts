@@ -231,11 +231,12 @@ const failedRank = (rank: Bun.Subprocess | undefined): boolean =>
 const endOf = (rank: Bun.Subprocess | undefined): string =>
   rank?.signalCode ? `was ended by ${rank.signalCode}` : `ended with exit code ${rank?.exitCode}`;
 
-/** "in step 12, backward of layer 3" */
+/** "in step 12, backward of layer 3, in koala_document_attention_backward" */
 function placeOf(beat: Beat | undefined): string {
   if (!beat || beat.beats === 0) return "before it came to its first step";
   const of = beat.block === "" ? "" : ` of ${beat.block}`;
-  return `in step ${beat.step}, ${beat.phase}${of}`;
+  const op = beat.op === null ? "" : `, ${beat.op.runs ? "in" : "after"} ${beat.op.symbol}`;
+  return `in step ${beat.step}, ${beat.phase}${of}${op}`;
 }
 
 async function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {

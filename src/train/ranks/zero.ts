@@ -1,12 +1,14 @@
 /** ZeRO (Rajbhandari et al. 2020) over flat blocks: what a rank keeps of weights, gradients and optimizer state, and the
  *  collectives of a step. Stage 0 replicates all; 1 shards the optimizer's state; 2 also the gradients; 3 also the weights.
- *  Always: every rank calls the same hooks in the same order. Stages 2 and 3 add the gradients of micro-batches one after
- *  another, whatever the world; 0 and 1 add those of a rank first, so they agree to rounding. */
-import type { Communicator, CollectiveOptions } from "../../tensor/communicator.ts";
+ *  Always: every rank calls the same hooks in the same order; collectives run beside the computation, and nothing is read,
+ *  written or freed that one still uses. Stages 2 and 3 add the gradients of micro-batches one after another, whatever the
+ *  world; 0 and 1 add those of a rank first, so they agree to rounding. */
+import { CollectiveError, type CollectiveOptions, type Communicator } from "../../tensor/communicator.ts";
 import { aligned, Arena } from "../../tensor/arena.ts";
-import type { Device } from "../../tensor/device.ts";
+import type { Device, DeviceEvent } from "../../tensor/device.ts";
 import { bytesOf, type Tensor } from "../../tensor/tensor.ts";
 import type { BlockState, FlatState } from "../flat_state.ts";
+import { clear } from "../memory.ts";
 import type { StepHooks } from "../step.ts";
 import { faultPoint } from "./fault.ts";
 import { GatheredBlock } from "./gathered_block.ts";
@@ -26,6 +28,12 @@ export interface ZeroOptions {
 export class ZeroHooks implements StepHooks {
   /** For messages and heartbeats. */
   private step = 0;
+  private isLastMicroBatch = false;
+  /** Reductions whose end was not waited for, by trained block, in the order of their start. */
+  private readonly reductions = new Map<number, DeviceEvent>();
+  private gathers: DeviceEvent[] = [];
+  /** The collective that was started last: the others are over before it. */
+  private latest: DeviceEvent | null = null;
   private readonly report: ReportPhase;
 
   constructor(
@@ -41,18 +49,25 @@ export class ZeroHooks implements StepHooks {
     this.step = step + 1;
   }
 
-  /** Before a block's weights are read. Stage 3 gathers them, and those of the block that comes next before this one is
-   *  computed, so that a communicator with a stream of its own hides the transfer; shared memory gathers on the spot. */
+  microBatch(last: boolean): void {
+    this.isLastMicroBatch = last;
+  }
+
+  /** Before a block's weights are read. Stage 3 gathers them, and starts to gather those of the block that comes next, which
+   *  arrive while this one is computed. */
   need(block: number, pass: "forward" | "backward"): void {
     const { blocks } = this.options.base;
     const own = blocks[block];
     this.report(this.step, pass, own?.layout.name);
+    // Backward begins: it writes to the memory of gradients that may still be reduced.
+    if (pass === "backward" && block === blocks.length - 1) this.finishMicroBatch();
     if (!(own instanceof GatheredBlock)) return;
-    own.gather(this.communicator, this.about("weights", own)).wait();
+    const arrived = this.gatherWeights(own);
     const next = blocks[block + (pass === "forward" ? 1 : -1)];
     // Going backwards, the embedding's weights are not read.
     const wanted = pass === "forward" || block > 1;
-    if (wanted && next instanceof GatheredBlock) next.gather(this.communicator, this.about("weights", next));
+    if (wanted && next instanceof GatheredBlock) this.gatherWeights(next);
+    arrived.wait();
     own.held = true;
   }
 
@@ -62,23 +77,51 @@ export class ZeroHooks implements StepHooks {
     if (own instanceof GatheredBlock) own.held = false;
   }
 
-  /** A trained block's gradient is complete for this micro-batch; sharded sums are added to here. */
+  /** A trained block's gradient is complete for this micro-batch. Its reduction runs while the next block's is computed: in
+   *  stages 2 and 3 for every micro-batch, which adds to the sharded sum, else once a step. */
   gradient(block: number): void {
-    const own = this.trained(block);
-    if (this.options.trained.stage < 2 || !own.gradient || !own.sum) return;
-    this.report(this.step, "reduce", own.layout.name);
-    this.communicator.reduceScatterAdd(own.sum, own.gradient, this.about("gradient", own)).wait();
-    clear(this.device, own.gradient, this.options.zeros);
+    if (this.options.trained.stage < 2) {
+      if (this.isLastMicroBatch) this.startReduction(block);
+      return;
+    }
+    this.startReduction(block);
+    // The block before the last one shares its memory with the next.
+    for (const earlier of this.reductions.keys()) if (earlier !== block) this.finishReduction(earlier);
   }
 
-  /** The gradients of all micro-batches of this rank are added up. */
+  /** Returns when the gradient is reduced over the ranks. */
   reduce(block: number): void {
+    if (this.options.trained.stage < 2 && !this.reductions.has(block)) this.startReduction(block);
+    this.report(this.step, "reduce", this.trained(block).layout.name);
+    this.finishReduction(block);
+  }
+
+  private startReduction(block: number): void {
     const own = this.trained(block);
     const { stage } = this.options.trained;
-    if (stage >= 2 || !own.gradient || !own.sum) return;
-    this.report(this.step, "reduce", own.layout.name);
-    if (stage === 0) this.communicator.allReduce(own.gradient, this.about("gradient", own)).wait();
-    else this.communicator.reduceScatter(own.sum, own.gradient, this.about("gradient", own)).wait();
+    const { sum } = own;
+    // Sums that ranks keep in bfloat16 are added in float32, and rounded once.
+    const gradient = stage < 2 ? (own.accumulated ?? own.gradient) : own.gradient;
+    if (!gradient || !sum) return;
+    const about = this.about("gradient", own);
+    const event =
+      stage === 0
+        ? this.communicator.allReduce(gradient, about)
+        : stage === 1
+          ? this.communicator.reduceScatter(sum, gradient, about)
+          : this.communicator.reduceScatterAdd(sum, gradient, about);
+    this.reductions.set(block, this.started(event));
+  }
+
+  private finishReduction(block: number): void {
+    this.reductions.get(block)?.wait();
+    if (!this.reductions.delete(block) || this.options.trained.stage < 2) return;
+    const { gradient } = this.trained(block);
+    if (gradient) clear(this.device, gradient, this.options.zeros);
+  }
+
+  private finishMicroBatch(): void {
+    for (const block of this.reductions.keys()) this.finishReduction(block);
   }
 
   /** Adds the values of all ranks in place, in rank order. */
@@ -93,13 +136,23 @@ export class ZeroHooks implements StepHooks {
     }
   }
 
-  /** A block's share was updated: the others get it, or gather it when they next need it. */
+  /** A block's share was updated: the others get it while the next block is, or gather it when they next need it. */
   gather(block: number): void {
     const own = this.trained(block);
-    this.report(this.step, "gather", own.layout.name);
+    const { blocks, stage } = this.options.trained;
     if (own instanceof GatheredBlock) own.outdate();
-    else if (this.options.trained.stage > 0)
-      this.communicator.allGather(own.w, own.ownW, this.about("weights", own)).wait();
+    else if (stage > 0) {
+      const event = this.communicator.allGather(own.w, own.ownW, this.about("weights", own));
+      this.gathers.push(this.started(event));
+    }
+    this.report(this.step, "adamw", blocks[block + 1]?.layout.name);
+  }
+
+  /** Returns when every rank has what was updated. */
+  gathered(): void {
+    this.report(this.step, "gather");
+    for (const event of this.gathers) event.wait();
+    this.gathers = [];
   }
 
   /** Lets rank 0 read the whole weights of the base, to export them, until the result is closed. Every rank calls it. */
@@ -133,17 +186,30 @@ export class ZeroHooks implements StepHooks {
     faultPoint(name, this.step, this.communicator.rank);
   }
 
+  /** Returns when no collective uses this rank's memory any more, so that it can be freed. */
+  close(): void {
+    try {
+      this.latest?.wait();
+    } catch (error) {
+      // It is over all the same; whoever needed its result was told.
+      if (!(error instanceof CollectiveError)) throw error;
+    }
+  }
+
+  private gatherWeights(block: GatheredBlock): DeviceEvent {
+    const about = this.about("weights", block);
+    return block.gather((whole, share) => this.started(this.communicator.allGather(whole, share, about)));
+  }
+
+  private started(event: DeviceEvent): DeviceEvent {
+    return (this.latest = event);
+  }
+
   private trained(block: number): BlockState {
     return this.options.trained.blocks[block] as BlockState;
   }
 
   private about(what: string, { layout }: BlockState): CollectiveOptions {
-    return { of: `${what} of ${layout.name}, step ${this.step}` };
+    return { of: `${what} of ${layout.name}, step ${this.step}`, after: this.device.workSoFar() };
   }
-}
-
-function clear(device: Device, tensor: Tensor, zeros: Tensor): void {
-  const width = bytesOf[tensor.dtype];
-  for (let at = 0; at < tensor.size; at += zeros.size)
-    device.copy(tensor.data + at * width, zeros.data, Math.min(zeros.size, tensor.size - at) * width);
 }

@@ -17,11 +17,7 @@ describe("one answer in every shape", () => {
     ["TRL's", { prompt: "2 + 2?", completion: "4", label: true }, true],
     ["TRL's conversational", { prompt: [question], completion: [answer], label: false }, false],
     ["messages with a label", { messages: [question, answer], label: true }, true],
-    [
-      "LLaMA-Factory's messages with roles",
-      { messages: [question, answer], kto_tag: false },
-      false,
-    ],
+    ["LLaMA-Factory's messages with roles", { messages: [question, answer], kto_tag: false }, false],
     [
       "LLaMA-Factory's ShareGPT",
       {

@@ -269,8 +269,8 @@ describe("records without an end", () => {
       `[${JSON.stringify(records[0])},\n{"instruction":"`,
       ":2 the file ends inside its JSON array: it is truncated",
     ],
-  ])("%s of 200 MB gives line and reason in bounded memory", async (name, start, reason) => {
-    const path = await written(name, start, 200e6);
+  ])("%s of 600 MB gives line and reason in bounded memory", async (name, start, reason) => {
+    const path = await written(name, start, 600e6);
     const before = process.memoryUsage.rss();
     let most = before;
     const all = await Array.fromAsync(
@@ -282,7 +282,8 @@ describe("records without an end", () => {
     );
     expect(ids(all).at(-1)).toBe(`alpaca/${name}${reason}`);
     expect(questions(all).length).toBeGreaterThan(0);
-    expect(most - before).toBeLessThan(100e6);
+    // Garbage of streamed chunks may wait for its collection, far from the whole file.
+    expect(most - before).toBeLessThan(300e6);
   });
 
   test("a compressed bomb stays bounded, too, and records behind it come", async () => {

@@ -30,10 +30,12 @@ describe("a rank's place", () => {
       address: "127.0.0.1",
       port: 29500,
       hosted: false,
+      run: "",
     };
     expect(placeFromEnvironment(torchrun)).toEqual(place);
     // The agent's own store has the port.
     expect(placeFromEnvironment({ ...torchrun, TORCHELASTIC_USE_AGENT_STORE: "True" })?.port).toBe(29501);
+    expect(placeFromEnvironment({ ...torchrun, TORCHELASTIC_RUN_ID: "seven" })?.run).toBe("seven");
     expect(placeFromEnvironment({})).toBeNull();
     expect(placeFromEnvironment(placeVariables(1, 2, 77))).toMatchObject({
       rank: 1,
@@ -113,9 +115,53 @@ describe("ranks that do not belong together are told why", () => {
       return answer;
     };
     expect(await say("GET / HTTP/1.1\r\n\r\n")).toBe("");
-    const rank = { rank: 0, world: 1, machine: "here", agreement: "" };
+    const rank = { rank: 0, world: 1, run: "", machine: "here", agreement: "" };
     expect(JSON.parse(await say(`${JSON.stringify(rank)}\n`)).name).toMatch(/^\/koala-[0-9a-f-]{36}$/);
     host.close();
+  });
+
+  /** Rank 0 of a world started by something like torchrun, at a port that is free. */
+  const torchrun = (rank: number, world: number, port: number, run = "") =>
+    placeFromEnvironment({
+      RANK: String(rank),
+      WORLD_SIZE: String(world),
+      MASTER_PORT: String(port),
+      TORCHELASTIC_RUN_ID: run,
+    });
+  const freePort = () => {
+    const probe = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
+    probe.stop(true);
+    return probe.port;
+  };
+  const outcome = (joined: Promise<unknown>) =>
+    joined.then(
+      () => "joined",
+      (error: Error) => error.message,
+    );
+
+  test("who did not come, to those who did", async () => {
+    const port = freePort();
+    const join = (rank: number) =>
+      outcome(joinRanks(device, torchrun(rank, 4, port), { timeoutSeconds: 0.5 }));
+    const sentence =
+      "Ranks 1 and 3 of 4 did not come within 0.5 s. Start every rank with the same MASTER_ADDR and MASTER_PORT.";
+    expect(await Promise.all([join(0), join(2)])).toEqual([sentence, sentence]);
+  });
+
+  test("that their port is another run's, which goes on undisturbed", async () => {
+    const port = freePort();
+    const join = (rank: number, run: string) =>
+      outcome(joinRanks(device, torchrun(rank, 2, port, run), { timeoutSeconds: 1 }));
+    const first = join(0, "first");
+    expect(await join(1, "second")).toBe(
+      `Rank 1 belongs to run "second", but those who meet at 127.0.0.1:${port} to run "first". Give every run a MASTER_PORT of its own.`,
+    );
+    expect(await join(0, "second")).toMatch(/^Rank 0 cannot listen at 127\.0\.0\.1:\d+ \(/);
+    // The first run still waits for its own rank 1.
+    expect(await Promise.race([first, Bun.sleep(50).then(() => "waits")])).toBe("waits");
+    expect(await first).toBe(
+      "Rank 1 of 2 did not come within 1 s. Start every rank with the same MASTER_ADDR and MASTER_PORT.",
+    );
   });
 
   test("who waits in vain", async () => {

@@ -1,4 +1,6 @@
 import { describe, expect, test } from "bun:test";
+import { join } from "node:path";
+import { superviseRanks } from "../../../src/train/ranks/supervisor.ts";
 import { runFolder, TinyRun } from "./tiny_run.ts";
 
 const folder = await runFolder();
@@ -11,7 +13,7 @@ describe("the supervisor", () => {
     expect(await run.start({ world: 3, silenceMs: 1200, variables: { KOALA_FAULT } })).toBe("finished");
     expect(run.reports).toHaveLength(1);
     expect(run.reports[0]).toMatch(
-      /^Rank 1 has been silent for [12] s in step 4, adamw\. .* start again from step 2 /,
+      /^Rank 1 has been silent for [12] s in step 4, adamw, after koala_comm_all_gather\. .* start again from step 2 /,
     );
     expect(run.losses()).toHaveLength(6);
   });
@@ -20,7 +22,7 @@ describe("the supervisor", () => {
     const run = tinyRun();
     const start = run.start({ restartsMax: 2, variables: { KOALA_FAULT: "after_reduce:4:1" } });
     await expect(start).rejects.toThrow(
-      "Rank 1 was ended by SIGKILL in step 4, adamw. The run is given up after 2 restarts without a new checkpoint; resume it from step 2 when the cause is gone.",
+      "Rank 1 was ended by SIGKILL in step 4, adamw, after koala_comm_all_gather. The run is given up after 2 restarts without a new checkpoint; resume it from step 2 when the cause is gone.",
     );
     expect(run.reports.map((report) => report.split("(").at(-1))).toEqual([
       "restart 1 of 2).",
@@ -33,6 +35,27 @@ describe("the supervisor", () => {
     const start = run.start();
     await expect(start).rejects.toThrow("sequence_length 100 is more than the 64 positions of the model.");
     expect(run.reports).toEqual([]);
+  });
+
+  test("names the op in which the system ended a rank, and its layer", async () => {
+    const run = superviseRanks({
+      world: 2,
+      // Bun has much to say about its end.
+      command: [
+        "sh",
+        "-c",
+        `exec "$0" "$1" 2>/dev/null`,
+        process.execPath,
+        join(import.meta.dir, "crash_rank.ts"),
+      ],
+      env: { ...process.env, BUN_ENABLE_CRASH_REPORTING: "0" },
+      restartsMax: 0,
+      checkpointStep: () => null,
+      onRestart: () => {},
+    });
+    await expect(run).rejects.toThrow(
+      /^Rank 1 (was ended by SIG\w+|ended with exit code \d+) in step 3, backward of layer 1, in koala_silu_mul\. The run is given up/,
+    );
   });
 
   test("refuses to mix a new run with an old one, and steps without a row for every rank", async () => {

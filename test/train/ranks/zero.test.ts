@@ -15,6 +15,12 @@ async function finished(world: number, settings: string[], of = folder): Promise
   expect(await run.start({ world })).toBe("finished");
   expect(run.reports).toEqual([]);
   expect(run.losses()).toHaveLength(6);
+  for (const event of run.events) {
+    if (event.type !== "step") continue;
+    // One rank has nobody to talk to; others say how long they did, and how long their work stood still for it.
+    expect(event.commMs > 0).toBe(world > 1);
+    expect(event.commWaitMs > 0).toBe(world > 1);
+  }
   return run;
 }
 
@@ -48,6 +54,14 @@ describe("training gives the same bits", () => {
     expect(first.losses()).toEqual(none.losses());
     expect(first.weights()).toBe(none.weights());
     expect(largestDifference(first.losses(), second.losses())).toBeLessThan(1e-6);
+  });
+
+  test("in stages 0 and 1 where sums are kept in bfloat16", async () => {
+    const settings = ["precision=bf16", "gradients=bfloat16"];
+    const none = await finished(2, [...settings, "zero=0"]);
+    const first = await finished(2, [...settings, "zero=1"]);
+    expect(first.losses()).toEqual(none.losses());
+    expect(first.weights()).toBe(none.weights());
   });
 
   test("where every rank has one micro-batch, in stage 1, too", async () => {
@@ -122,7 +136,7 @@ describe("weights of stage 3", () => {
     memory.close();
   });
 
-  test("take a share of the memory, with a buffer for two layers", () => {
+  test("take a share of the memory, with two buffers of weights and two of gradients", () => {
     const bytes = (stage: 1 | 3, world: number) => {
       const setup = { ...defaultSetup(config, 32), stage, share: { rank: 0, world } };
       const { bytes: taken, base, close } = openMemory(device, config, setup);
@@ -131,10 +145,11 @@ describe("weights of stage 3", () => {
     };
     const { taken, sizes } = bytes(3, 4);
     const [first = 0, layer = 0] = sizes;
+    const last = sizes.at(-1)!;
     const whole = sizes.reduce((a, b) => a + b, 0);
-    expect(taken.weights).toBe(whole / 4 + first + 2 * layer + sizes.at(-1)!);
+    expect(taken.weights).toBe(whole / 4 + first + 2 * layer + last);
     expect(taken.optimizer).toBe((2 * whole) / 4);
-    expect(taken.gradients).toBe(whole / 4 + first + Math.max(...sizes.slice(1)));
+    expect(taken.gradients).toBe(whole / 4 + first + layer + Math.max(layer, last));
     expect(bytes(1, 4).taken).toMatchObject({ weights: whole, gradients: whole, optimizer: (2 * whole) / 4 });
   });
 });
