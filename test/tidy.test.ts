@@ -2,6 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, extname, join, relative, resolve } from "node:path";
+import { treeText } from "./tree.ts";
 
 const root = join(import.meta.dir, "..");
 
@@ -182,6 +183,10 @@ describe.skipIf(!existsSync(join(root, "README.md")))("the README (skipped until
     expect(
       shown.filter((entry) => !new RegExp(`(^|[\\s\`|])${entry.replace(".", "\\.")}\\b`, "m").test(readme)),
     ).toEqual([]);
+  });
+
+  test("has beside it a line for every file, as ./koala format writes them", () => {
+    expect(read("TREE.md")).toBe(treeText());
   });
 
   test("has every folder of src in its tree", () => {

@@ -98,11 +98,11 @@ describe("koala keys", () => {
     }
   });
 
-  test("go with serve: it refuses --database without --keys or --data-dir", async () => {
+  test("go with serve: it refuses --database without --keys, --data-dir, --arena or --reports", async () => {
     const model = ["serve", "--model", folder, "--database", program];
     expect(await koala(model)).toMatchObject({
       code: 1,
-      errors: expect.stringMatching(/goes with --keys or --data-dir\.\n$/),
+      errors: expect.stringMatching(/goes with --keys, --data-dir, --arena or --reports\.\n$/),
     });
   });
 });
