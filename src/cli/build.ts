@@ -24,6 +24,8 @@ export async function buildExecutable(out: string): Promise<void> {
         // A .env or bunfig.toml in the folder where it happens to run must not change what the executable does.
         autoloadDotenv: false,
         autoloadBunfig: false,
+        // Else packages that the user names (--moderation onnx) cannot find each other: nothing else is looked up on disk.
+        autoloadPackageJson: true,
       },
     });
     renameSync(temporary, out);

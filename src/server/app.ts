@@ -33,6 +33,8 @@ import {
   resumeJobRoute,
 } from "./routes/fine_tuning.ts";
 import { deleteModelRoute, modelRoute, modelsRoute } from "./routes/models.ts";
+import { moderationsRoute } from "./routes/moderations.ts";
+import { reportRoute } from "./routes/reports.ts";
 import { arenaRoutes } from "./routes/arena.ts";
 import { studyRoutes } from "./routes/study.ts";
 import { detokenizeRoute, tokenizeRoute, tokenizerInfoRoute } from "./routes/tokens.ts";
@@ -47,6 +49,8 @@ const API_ROUTES: readonly Route[] = [
   completionsRoute,
   chatCompletionsRoute,
   embeddingsRoute,
+  moderationsRoute,
+  reportRoute,
   createFileRoute,
   filesRoute,
   fileRoute,

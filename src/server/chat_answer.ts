@@ -149,9 +149,10 @@ function logprobsOf(job: ChatJob, tokens: readonly ScoredToken[]): ChatChoice["l
 }
 
 const finishReason = (
-  reason: "stop" | "length" | "abort",
+  reason: "stop" | "length" | "abort" | "content_filter",
   called: boolean,
-): "stop" | "length" | "abort" | "tool_calls" => (reason === "stop" && called ? "tool_calls" : reason);
+): "stop" | "length" | "abort" | "content_filter" | "tool_calls" =>
+  reason === "stop" && called ? "tool_calls" : reason;
 
 /** The template's own stop texts are the model's end, not the request's. */
 const stopReason = (job: ChatJob, stop: string | number | null): string | number | null =>

@@ -12,6 +12,7 @@ import type { Store } from "../store/store.ts";
 import { Lifecycle } from "./lifecycle.ts";
 import { DEFAULT_LIMITS, type Limits } from "./limits.ts";
 import { Metrics } from "./metrics.ts";
+import type { ServerModeration } from "./moderation/moderated_call.ts";
 
 /** From generation_config.json: what holds unless the request says otherwise. */
 export interface GenerationDefaults {
@@ -102,6 +103,10 @@ export interface ServerContext extends KeyAccess {
   studies: Store | null;
   /** Where the arena's battles go; null: there is no arena. */
   arena: Store | null;
+  /** Where answers that people report go; null: none are taken. */
+  reports: Store | null;
+  /** Who judges texts, and for which requests; null: the built-in judges, for requests that ask. */
+  moderation: ServerModeration | null;
   version: string;
   limits: Limits;
   /** Host names, without port, that a request may name besides loopback names, IP addresses and `boundHost`; "*" allows all. */
@@ -111,6 +116,8 @@ export interface ServerContext extends KeyAccess {
   corsOrigins: readonly string[];
   /** strict: an unknown parameter is an error; lenient: it is listed in x-koala-ignored-parameters. */
   unknownParameters: "strict" | "lenient";
+  /** Prompts of token ids run behind the model's BOS where they have none; answers do not show it. */
+  scoreBos: boolean;
   /** Static pages by path, served without a key. */
   pages: Readonly<Record<string, Page>>;
   lifecycle: Lifecycle;
@@ -128,6 +135,8 @@ export function serverContext(
     fineTuning: null,
     studies: null,
     arena: null,
+    reports: null,
+    moderation: null,
     version: "0.0.0",
     apiKeys: [],
     requireKey: false,
@@ -136,6 +145,7 @@ export function serverContext(
     boundHost: "127.0.0.1",
     corsOrigins: [],
     unknownParameters: "strict",
+    scoreBos: false,
     pages: {},
     lifecycle: new Lifecycle(),
     metrics: new Metrics(),

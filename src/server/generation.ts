@@ -3,6 +3,7 @@
 
 import {
   EngineUnavailableError,
+  type ContrastRequest,
   type EngineEvent,
   type FinishReason,
   type GenerateRequest,
@@ -23,6 +24,10 @@ export interface SequencePlan {
   index: number;
   promptIndex: number;
   prompt: number[];
+  /** Leading tokens of the prompt that the client did not send and does not see. */
+  unseen?: number;
+  /** A second prompt whose answer this one is pushed away from; null or absent: none. */
+  contrast?: ContrastRequest | null;
   params: SamplingParams;
   group: string | null;
   stops: readonly string[];
@@ -51,7 +56,8 @@ export type SequenceEvent =
    *  endToken: the stop id itself, a token without text. */
   | {
       type: "finish";
-      reason: Exclude<FinishReason, "error">;
+      /** content_filter: moderation ended it. */
+      reason: Exclude<FinishReason, "error"> | "content_filter";
       stop: string | number | null;
       endToken: ScoredToken | null;
       tokenCount: number;
@@ -68,8 +74,11 @@ export async function* generateSequence(
   const timer = new SequenceTimer(metrics, model.id, plan.prompt.length);
   try {
     for await (const event of model.engine.generate(engineRequest(plan), signal)) {
-      if (event.type === "prompt") yield event;
-      else if (event.type === "token") {
+      if (event.type === "prompt") {
+        if (event.prefillMs !== undefined) timer.prompt(event.prefillMs / 1000);
+        const { type, cachedTokens, logprobs } = event;
+        yield { type, cachedTokens, logprobs: logprobs?.slice(plan.unseen ?? 0) ?? null };
+      } else if (event.type === "token") {
         timer.token();
         const delta = answer.push(event);
         if (delta !== null) yield delta;
@@ -111,6 +120,14 @@ export interface RunOptions {
   signal: AbortSignal;
   /** How many of a request's sequences are in the engine at a time. */
   atOnce: number;
+  /** Stands between a sequence and its reader, as moderation does; it need not begin `events`. null: nobody does. */
+  gate:
+    | ((
+        plan: SequencePlan,
+        events: () => AsyncIterable<SequenceEvent>,
+        signal: AbortSignal,
+      ) => AsyncIterable<SequenceEvent>)
+    | null;
 }
 
 /** Runs a request's sequences. The first failure ends the others and is thrown. */
@@ -124,9 +141,12 @@ export async function runSequences(
   let next = 0;
   let failure: { error: unknown } | null = null;
   const worker = async (): Promise<void> => {
-    for (let plan = plans[next++]; plan !== undefined; plan = plans[next++])
-      for await (const event of generateSequence(options.model, plan, options.metrics, signal))
-        onEvent(plan, event);
+    for (let plan = plans[next++]; plan !== undefined; plan = plans[next++]) {
+      const current = plan;
+      const events = () => generateSequence(options.model, current, options.metrics, signal);
+      for await (const event of options.gate === null ? events() : options.gate(current, events, signal))
+        onEvent(current, event);
+    }
   };
   const workers = Array.from({ length: Math.min(options.atOnce, plans.length) }, () =>
     worker().catch((error: unknown) => {
@@ -267,8 +287,8 @@ function failure(message: string | null, model: ServedModel): Error {
 }
 
 function engineRequest(plan: SequencePlan): GenerateRequest {
-  const { id, prompt, params, group, priority, cacheSalt } = plan;
-  return { id, prompt, params, group, priority, cacheSalt };
+  const { id, prompt, contrast, params, group, priority, cacheSalt } = plan;
+  return { id, prompt, params, group, priority, cacheSalt, ...(contrast ? { contrast } : {}) };
 }
 
 /** A stop id that the request named itself is worth telling; the model's own end is not. */

@@ -46,6 +46,8 @@ export const FIELD = {
   tools: 128,
   toolCalls: 128,
   nameLength: 256,
+  markerLength: 128,
+  contrastStrength: 20,
   int32: 2 ** 31 - 1,
   priority: 1_000_000,
   embeddings: 2048,

@@ -15,6 +15,8 @@ const HISTOGRAMS = {
   time_to_first_token_seconds: { buckets: SECONDS, help: "From the request to its first token." },
   inter_token_latency_seconds: { buckets: SECONDS, help: "Between a sequence's tokens." },
   e2e_request_latency_seconds: { buckets: SECONDS, help: "From the request to the end of a sequence." },
+  request_queue_time_seconds: { buckets: SECONDS, help: "From the request to the start of its prefill." },
+  request_prefill_time_seconds: { buckets: SECONDS, help: "From the start of prefill to the first token." },
   request_decode_time_seconds: { buckets: SECONDS, help: "From a sequence's first token to its end." },
   request_prompt_tokens: { buckets: TOKENS, help: "Prompt tokens of a sequence." },
   request_generation_tokens: { buckets: TOKENS, help: "Generated tokens of a sequence." },
@@ -42,6 +44,7 @@ export class Metrics {
   readonly #histograms = new Map<string, Histogram>();
   readonly #finished = new Map<string, number>();
   readonly #responses = new Map<string, number>();
+  readonly #moderated = new Map<string, number>();
 
   observe(name: HistogramName, model: string, value: number): void {
     const key = `${name}\n${model}`;
@@ -53,6 +56,11 @@ export class Metrics {
 
   finished(model: string, reason: string): void {
     count(this.#finished, `${model}\n${reason}`);
+  }
+
+  /** phase: request, response or stream; decision: passed, flagged, blocked, failed_open or failed_closed. */
+  moderated(phase: string, decision: string): void {
+    count(this.#moderated, `${phase}\n${decision}`);
   }
 
   /** `route` is the declared path, not the requested one: clients must not make labels. */
@@ -68,6 +76,11 @@ export class Metrics {
       "koala_http_responses_total",
       "Answers by route and status.",
       labelled(this.#responses, ["route", "status"]),
+    );
+    page.counter(
+      "koala_moderation_decisions_total",
+      "Texts that moderation judged.",
+      labelled(this.#moderated, ["phase", "decision"]),
     );
     page.counter(
       "koala_requests_finished_total",

@@ -15,6 +15,7 @@ export interface ChatPrompt {
   add_generation_prompt?: boolean | null;
   continue_final_message?: boolean | null;
   chat_template_kwargs?: Record<string, unknown> | null;
+  marker?: string | null;
 }
 
 /** Throws a RequestError where the model has no template or the template refuses the dialogue. */
@@ -32,6 +33,7 @@ export function renderChat(model: ServedModel, chat: ChatPrompt): Segment[] {
       ? {}
       : { addGenerationPrompt: chat.add_generation_prompt }),
     ...(chat.chat_template_kwargs ? { templateArguments: chat.chat_template_kwargs as JsonObject } : {}),
+    ...(isSet(chat.marker) ? { marker: chat.marker } : {}),
   });
 }
 

@@ -5,6 +5,8 @@ import { RequestError } from "../util/errors.ts";
 import type { ServedModel, ServerContext } from "./context.ts";
 import { httpFailure, ModelGoneError, logLine, type HttpFailure } from "./errors.ts";
 import type { RunOptions } from "./generation.ts";
+import { moderationOf } from "./moderation/default.ts";
+import type { ModeratedCall } from "./moderation/moderated_call.ts";
 import { isSet } from "./prompt.ts";
 import type { Call } from "./route.ts";
 import { checkTokenIds } from "./sampling.ts";
@@ -74,10 +76,32 @@ export function encodePrompt(
   });
 }
 
-export function runOptions(call: Call<unknown>, model: ServedModel, left?: AbortSignal): RunOptions {
+/** `moderated`: where the request says itself how; otherwise the server's own policy holds, on the prompt as the model reads it. */
+export function runOptions(
+  call: Call<unknown>,
+  model: ServedModel,
+  left?: AbortSignal,
+  moderated: ModeratedInput | null = null,
+): RunOptions {
   const { metrics, limits } = call.context;
   const signal = left === undefined ? call.signal : AbortSignal.any([call.signal, left]);
-  return { model, metrics, signal, atOnce: limits.sequencesAtOnce };
+  const moderation = moderated?.by ?? moderationOf(call);
+  const gate: RunOptions["gate"] =
+    moderation === null
+      ? null
+      : (plan, events, signal) =>
+          moderation.gate(plan, events, {
+            prompt:
+              moderated?.texts ?? (() => [model.tokenizer.decode(plan.prompt, { skipSpecialTokens: true })]),
+            signal,
+          });
+  return { model, metrics, signal, atOnce: limits.sequencesAtOnce, gate };
+}
+
+export interface ModeratedInput {
+  by: ModeratedCall | null;
+  /** What the client wrote, without what the template adds. */
+  texts: () => readonly string[];
 }
 
 /** A streamed answer; the request counts as in flight until its last byte is handed over. */

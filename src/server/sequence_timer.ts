@@ -15,6 +15,13 @@ export class SequenceTimer {
     readonly promptTokens: number,
   ) {}
 
+  /** Its prompt has run, in so many seconds; what it took longer it waited, in queues and on the way. */
+  prompt(prefill: number): void {
+    const queued = Math.max(0, now() - this.#start - prefill);
+    this.metrics.observe("request_queue_time_seconds", this.model, queued);
+    this.metrics.observe("request_prefill_time_seconds", this.model, prefill);
+  }
+
   token(): void {
     const time = now();
     if (this.#first === null) {

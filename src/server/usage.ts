@@ -9,7 +9,7 @@ export class UsageCounter {
   readonly #cached = new Map<number, number>();
 
   constructor(plans: readonly SequencePlan[]) {
-    const prompts = new Map(plans.map((plan) => [plan.promptIndex, plan.prompt.length]));
+    const prompts = new Map(plans.map((plan) => [plan.promptIndex, plan.prompt.length - (plan.unseen ?? 0)]));
     for (const length of prompts.values()) this.#promptTokens += length;
   }
 

@@ -1,10 +1,10 @@
-/** A text as a sparse unit vector: hashed n-grams of characters inside words, single words and pairs of words.
+/** A text as a sparse vector: hashed n-grams of characters inside words, single words and pairs of words.
  *  Always: the same text gives the same vector on every machine; letter case and runs of white space do not matter. */
 
 export interface SparseVector {
   /** Ascending. */
   indices: Int32Array;
-  /** Sum of squares 1, unless there is no word at all. */
+  /** 1 + log of how often: a word said fifty times must not hide the others. */
   values: Float32Array;
 }
 
@@ -20,7 +20,11 @@ export function features(text: string): SparseVector {
     const bucket = mix(hash) & (bucketCount - 1);
     counts.set(bucket, (counts.get(bucket) ?? 0) + 1);
   };
-  const words = text.normalize("NFKC").toLowerCase().match(/[\p{L}\p{N}']+|[^\s\p{L}\p{N}']/gu) ?? [];
+  const words =
+    text
+      .normalize("NFKC")
+      .toLowerCase()
+      .match(/[\p{L}\p{N}']+|[^\s\p{L}\p{N}']/gu) ?? [];
   let previous = "";
   for (const whole of words) {
     const word = whole.slice(0, wordMax);
@@ -29,7 +33,8 @@ export function features(text: string): SparseVector {
     addGrams(` ${word} `, add);
     previous = word;
   }
-  return unitVector(counts);
+  const indices = Int32Array.from(counts.keys()).sort();
+  return { indices, values: Float32Array.from(indices, (index) => 1 + Math.log(counts.get(index)!)) };
 }
 
 function addGrams(word: string, add: (hash: number) => void): void {
@@ -37,13 +42,24 @@ function addGrams(word: string, add: (hash: number) => void): void {
     for (let from = 0; from + length <= word.length; from++) add(hashOf(word, from, from + length));
 }
 
-/** Sublinear counts, so that a word said fifty times does not hide the others. */
-function unitVector(counts: ReadonlyMap<number, number>): SparseVector {
-  const indices = Int32Array.from(counts.keys()).sort();
-  const values = Float32Array.from(indices, (index) => 1 + Math.log(counts.get(index)!));
-  const length = Math.sqrt(values.reduce((sum, value) => sum + value * value, 0));
-  return { indices, values: length === 0 ? values : values.map((value) => value / length) };
+/** Times the rarity of each bucket, to length 1: tf-idf. `idf` has an entry a bucket. */
+export function weigh({ indices, values }: SparseVector, idf: ArrayLike<number>): SparseVector {
+  const weighed = values.map((value, i) => value * idf[indices[i]!]!);
+  const length = Math.sqrt(weighed.reduce((sum, value) => sum + value * value, 0));
+  return { indices, values: length === 0 ? weighed : weighed.map((value) => value / length) };
 }
+
+/** How rare each bucket is among these texts, in steps of `idfStep`: 1 + log((n + 1) / (texts with it + 1)). */
+export function rarity(vectors: readonly SparseVector[]): Uint8Array {
+  const texts = new Uint32Array(bucketCount);
+  for (const { indices } of vectors) for (const index of indices) texts[index]!++;
+  return Uint8Array.from(texts, (count) =>
+    Math.min(255, Math.round((1 + Math.log((vectors.length + 1) / (count + 1))) / idfStep)),
+  );
+}
+
+/** One byte a bucket; up to 12.75, which is 127 000 texts. Its size cancels out in the vector's length. */
+const idfStep = 0.05;
 
 /** FNV-1a over UTF-16 units. */
 function hashOf(text: string, from: number, to: number): number {

@@ -1,4 +1,4 @@
-/** The built-in classifier: one logistic regression a category over hashed n-grams, its weights in 8 bits.
+/** The built-in classifier: one logistic regression a category over tf-idf of hashed n-grams, its weights in 8 bits.
  *  A default that is better than nothing, measured in models/moderation/README.md; no claim of safety.
  *  Always: a score of 0.5 is the point that training chose for flagging. */
 import { readFileSync, writeFileSync } from "node:fs";
@@ -7,7 +7,7 @@ import { z } from "zod";
 import { UsageError } from "../../util/errors.ts";
 import { rootDirectory } from "../../util/self_command.ts";
 import { type Category, labelled } from "./categories.ts";
-import { bucketCount, features, type SparseVector } from "./features.ts";
+import { bucketCount, features, type SparseVector, weigh } from "./features.ts";
 
 const format = "koala-linear-1";
 const headerSchema = z.strictObject({
@@ -26,7 +26,11 @@ interface Quantized {
 }
 
 export class LinearModel {
-  constructor(private readonly parts: ReadonlyMap<Category, Quantized>) {}
+  /** `idf`: how rare each bucket is, as `rarity` gives it. */
+  constructor(
+    private readonly idf: Uint8Array,
+    private readonly parts: ReadonlyMap<Category, Quantized>,
+  ) {}
 
   get categories(): Category[] {
     return [...this.parts.keys()];
@@ -34,11 +38,11 @@ export class LinearModel {
 
   /** 0 to 1 for each category that it was trained on. */
   score(text: string): Map<Category, number> {
-    const vector = features(text);
+    const vector = weigh(features(text), this.idf);
     return new Map([...this.parts].map(([category, part]) => [category, sigmoid(logit(part, vector))]));
   }
 
-  /** Two files: model.json and weights.bin. */
+  /** Two files: model.json, and weights.bin with the idf bytes first, then the weights of each category. */
   write(directory: string): void {
     const parts = [...this.parts.values()];
     const header = {
@@ -49,23 +53,35 @@ export class LinearModel {
       biases: parts.map(({ bias }) => bias),
     };
     writeFileSync(join(directory, "model.json"), `${JSON.stringify(header, null, 2)}\n`);
-    writeFileSync(join(directory, "weights.bin"), Buffer.concat(parts.map(({ weights }) => weights)));
+    writeFileSync(
+      join(directory, "weights.bin"),
+      Buffer.concat([
+        this.idf,
+        ...parts.map(({ weights }) => Buffer.from(weights.buffer, weights.byteOffset, bucketCount)),
+      ]),
+    );
   }
 
   static read(directory: string): LinearModel {
     const bytes = readFileSync(join(directory, "weights.bin"));
     const header = headerSchema.safeParse(JSON.parse(readFileSync(join(directory, "model.json"), "utf8")));
-    if (!header.success || bytes.length !== header.data.categories.length * bucketCount)
+    if (!header.success || bytes.length !== (header.data.categories.length + 1) * bucketCount)
       throw new UsageError(`${directory} holds no classifier of this version. Train it again.`);
     const { categories, scales, biases } = header.data;
+    const at = (i: number): [ArrayBuffer, number, number] => [
+      bytes.buffer as ArrayBuffer,
+      bytes.byteOffset + i * bucketCount,
+      bucketCount,
+    ];
     return new LinearModel(
+      new Uint8Array(...at(0)),
       new Map(
         categories.map((category, i) => [
           category,
           {
             scale: scales[i]!,
             bias: biases[i]!,
-            weights: new Int8Array(bytes.buffer, bytes.byteOffset + i * bucketCount, bucketCount),
+            weights: new Int8Array(...at(i + 1)),
           },
         ]),
       ),

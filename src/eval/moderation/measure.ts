@@ -35,7 +35,11 @@ export function crossValidate(
   const logits = labelled.map(() => new Float64Array(samples.length).fill(Number.NaN));
   for (let fold = 0; fold < folds; fold++)
     labelled.forEach((_, category) => {
-      const fit = fitCategory(samples.filter((_, i) => foldOf[i] !== fold), category, seed);
+      const fit = fitCategory(
+        samples.filter((_, i) => foldOf[i] !== fold),
+        category,
+        seed,
+      );
       samples.forEach((sample, i) => {
         if (fit !== null && foldOf[i] === fold) logits[category]![i] = logitOf(fit, sample.vector);
       });
@@ -47,7 +51,9 @@ export function crossValidate(
 function summary(samples: readonly Prepared[], logits: readonly Float64Array[]): Validation {
   const points: (number | null)[] = [];
   const figures = labelled.flatMap((category, c): CategoryFigures[] => {
-    const known = samples.flatMap((_, i) => (samples[i]!.labels[c] === null || Number.isNaN(logits[c]![i]!) ? [] : [i]));
+    const known = samples.flatMap((_, i) =>
+      samples[i]!.labels[c] === null || Number.isNaN(logits[c]![i]!) ? [] : [i],
+    );
     const labels = known.map((i) => samples[i]!.labels[c] as 0 | 1);
     const scores = known.map((i) => logits[c]![i]!);
     const point = known.length === 0 ? null : flaggingPoint(scores, labels);
@@ -58,7 +64,10 @@ function summary(samples: readonly Prepared[], logits: readonly Float64Array[]):
   const anyScores = samples.map((_, i) =>
     Math.max(...labelled.map((_, c) => (points[c] === null ? -Infinity : logits[c]![i]! - points[c]!))),
   );
-  return { points, figures: [...figures, figuresOf("any", { scores: anyScores, labels: anyLabels, point: 0 })] };
+  return {
+    points,
+    figures: [...figures, figuresOf("any", { scores: anyScores, labels: anyLabels, point: 0 })],
+  };
 }
 
 function figuresOf(

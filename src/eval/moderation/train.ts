@@ -2,22 +2,35 @@
  *  Always: the same samples and seed give the same weights, bit for bit; an unknown label teaches nothing. */
 import { RandomStream } from "../statistics/random.ts";
 import { labelled } from "./categories.ts";
-import { bucketCount, features, type SparseVector } from "./features.ts";
+import { bucketCount, features, rarity, type SparseVector, weigh } from "./features.ts";
 import { LinearModel, quantize } from "./linear_model.ts";
 import type { Sample } from "./samples.ts";
 
 /** Chosen by 5-fold cross validation on OpenAI's 1680 samples. */
 const epochs = 12;
-const rate = 0.35;
+const rate = 10;
+/** So large that AdaGrad only slows the commonest buckets; at 0.01 the area under the curve is 0.07 less. */
+const damping = 10;
+const balance = 0.75;
 /** Share of unflagged samples that may be flagged at a score of 0.5. */
-export const falseAlarms = 0.02;
+export const falseAlarms = 0.01;
 
 export interface Prepared extends Sample {
   vector: SparseVector;
 }
 
-export const prepare = (samples: readonly Sample[]): Prepared[] =>
-  samples.map((sample) => ({ ...sample, vector: features(sample.text) }));
+/** With the rarities that weighed them. */
+export interface PreparedSet {
+  idf: Uint8Array;
+  samples: Prepared[];
+}
+
+/** Rarity is taken from these texts, labels unseen. */
+export function prepare(samples: readonly Sample[]): PreparedSet {
+  const vectors = samples.map(({ text }) => features(text));
+  const idf = rarity(vectors);
+  return { idf, samples: samples.map((sample, i) => ({ ...sample, vector: weigh(vectors[i]!, idf) })) };
+}
 
 /** Weights and bias of one category. */
 export interface Fit {
@@ -26,16 +39,12 @@ export interface Fit {
 }
 
 /** null where a category has no positive sample or no negative one. */
-export function fitCategory(
-  samples: readonly Prepared[],
-  category: number,
-  seed: number,
-): Fit | null {
+export function fitCategory(samples: readonly Prepared[], category: number, seed: number): Fit | null {
   const known = samples.filter(({ labels }) => labels[category] !== null);
   const positive = known.filter(({ labels }) => labels[category] === 1).length;
   if (positive === 0 || positive === known.length) return null;
   // Rare categories would otherwise be answered with "no" for everything.
-  const weightOfPositive = Math.sqrt((known.length - positive) / positive);
+  const weightOfPositive = ((known.length - positive) / positive) ** balance;
   const fit: Fit = { weights: new Float64Array(bucketCount), bias: 0 };
   const squares = new Float64Array(bucketCount);
   let biasSquares = 0;
@@ -47,7 +56,7 @@ export function fitCategory(
       const error = (1 / (1 + Math.exp(-logitOf(fit, vector))) - target) * (target ? weightOfPositive : 1);
       step(fit.weights, squares, vector, error);
       biasSquares += error * error;
-      fit.bias -= (rate * error) / (Math.sqrt(biasSquares) + 1);
+      fit.bias -= (rate * error) / (Math.sqrt(biasSquares) + damping);
     }
   }
   return fit;
@@ -59,7 +68,7 @@ function step(weights: Float64Array, squares: Float64Array, vector: SparseVector
     const index = indices[i]!;
     const gradient = error * values[i]!;
     squares[index]! += gradient * gradient;
-    weights[index]! -= (rate * gradient) / (Math.sqrt(squares[index]!) + 0.01);
+    weights[index]! -= (rate * gradient) / (Math.sqrt(squares[index]!) + damping);
   }
 }
 
@@ -77,11 +86,12 @@ export function flaggingPoint(logits: readonly number[], labels: readonly (0 | 1
 
 /** The whole model. `points`: where each category is flagged, measured on samples that the fit had not seen. */
 export function trainModel(
-  samples: readonly Prepared[],
+  { idf, samples }: PreparedSet,
   points: readonly (number | null)[],
   { seed, onCategory }: { seed: number; onCategory?: (done: number) => void },
 ): LinearModel {
   return new LinearModel(
+    idf,
     new Map(
       labelled.flatMap((category, i) => {
         const fit = fitCategory(samples, i, seed);

@@ -2,16 +2,26 @@
  *  Always in a stream: the role first, one id, an index in every choice, one finish reason a choice, then [DONE]. */
 
 import type { Context } from "hono";
+import type { ContrastRequest } from "../../engine/messages.ts";
 import { idsOf } from "../../text/segments.ts";
 import { toolTokens } from "../../text/tool_calls.ts";
 import { RequestError } from "../../util/errors.ts";
 import { ChatChunkWriter, wholeChoice, type ChatJob } from "../chat_answer.ts";
 import type { ServedModel } from "../context.ts";
+import { contrastOf } from "../contrast.ts";
 import { collectSequences, runSequences, type SequencePlan } from "../generation.ts";
 import { chatGrammar } from "../grammar.ts";
 import { promptLogprobs } from "../logprobs.ts";
 import { isSet, plainTools, renderChat, templateOf } from "../prompt.ts";
-import { cacheSalt, readyModel, runOptions, streamCall, withoutEffect } from "../requests.ts";
+import { moderationOf } from "../moderation/default.ts";
+import {
+  cacheSalt,
+  type ModeratedInput,
+  readyModel,
+  runOptions,
+  streamCall,
+  withoutEffect,
+} from "../requests.ts";
 import { defineRoute, type Call } from "../route.ts";
 import { answerBudget, samplingParams, seedOf, stopStrings } from "../sampling.ts";
 import {
@@ -21,6 +31,7 @@ import {
   type ChatChunk,
   type ChatCompletion,
   type ChatRequest,
+  type RequestMessage,
   type ToolChoice,
 } from "../schema/chat.ts";
 import type { EventStream } from "../sse.ts";
@@ -35,7 +46,8 @@ export const chatCompletionsRoute = defineRoute({
   description:
     "The model's chat template makes the prompt. `response_format` and required tools are enforced while decoding; with " +
     "`tool_choice: auto` calls are read from what the model writes. `logprobs` leave out the token that ended the answer. " +
-    "`finish_reason` is `abort` where a shutdown ended the answer.",
+    "`finish_reason` is `abort` where a shutdown ended the answer, and `content_filter` where moderation blocked the input " +
+    "(then nothing is generated) or the rest of an answer.",
   work: true,
   request: chatRequestSchema,
   response: chatCompletionSchema,
@@ -56,9 +68,11 @@ function prepare(call: Call<ChatRequest>): ChatJob {
   const choice = toolChoice(request);
   // "none" leaves the tools out of the prompt too: what the model does not know it cannot call.
   const tools = choice === "none" ? [] : plainTools(request.tools);
-  const prompt = idsOf(renderChat(model, choice === "none" ? { ...request, tools: null } : request));
+  const dialogue = choice === "none" ? { ...request, tools: null } : request;
+  const prompt = idsOf(renderChat(model, dialogue));
+  const contrast = contrastOf(model, dialogue, prompt);
   const id = `chatcmpl-${crypto.randomUUID()}`;
-  const plans = plansOf(call, { model, prompt, choice, id });
+  const plans = plansOf(call, { model, prompt, contrast, choice, id });
   return {
     id,
     created: Math.floor(Date.now() / 1000),
@@ -94,15 +108,21 @@ function toolChoice(request: ChatRequest): ToolChoice {
 
 function plansOf(
   call: Call<ChatRequest>,
-  of: { model: ServedModel; prompt: number[]; choice: ToolChoice; id: string },
+  of: {
+    model: ServedModel;
+    prompt: number[];
+    contrast: ContrastRequest | null;
+    choice: ToolChoice;
+    id: string;
+  },
 ): SequencePlan[] {
-  const { model, prompt, choice, id } = of;
+  const { model, prompt, contrast, choice, id } = of;
   const request = call.body;
   const template = templateOf(model);
   const n = request.n ?? 1;
   const param = isSet(request.max_completion_tokens) ? "max_completion_tokens" : "max_tokens";
   const params = samplingParams(request, model, {
-    maxTokens: answerBudget(prompt.length, model, {
+    maxTokens: answerBudget(Math.max(prompt.length, contrast?.prompt.length ?? 0), model, {
       asked: request[param],
       fallback: null,
       param,
@@ -125,6 +145,7 @@ function plansOf(
     index,
     promptIndex: 0,
     prompt,
+    contrast,
     params: {
       ...params,
       seed: seedOf(params.seed, index),
@@ -147,7 +168,8 @@ const toolTokenIds = ({ tokenizer }: ServedModel): number[] =>
 
 async function answer(c: Context, call: Call<ChatRequest>, job: ChatJob): Promise<Response> {
   const { model, plans, request } = job;
-  const results = await collectSequences(plans, runOptions(call, model));
+  const moderated = moderatedInput(call);
+  const results = await collectSequences(plans, runOptions(call, model, undefined, moderated));
   const usage = new UsageCounter(plans);
   results.forEach((result, i) => usage.countResult(plans[i]!, result));
   const scores = results[0]!.promptLogprobs;
@@ -162,6 +184,7 @@ async function answer(c: Context, call: Call<ChatRequest>, job: ChatJob): Promis
       ? { prompt_logprobs: promptLogprobs(scores, model.tokenizer) }
       : {}),
     ...(request.return_token_ids ? { prompt_token_ids: plans[0]!.prompt } : {}),
+    ...(await moderated.by?.field()),
   };
   return c.json(body);
 }
@@ -186,12 +209,32 @@ async function produce(call: Call<ChatRequest>, job: ChatJob, events: EventStrea
     });
   };
   const writers = new Map(plans.map((plan) => [plan, new ChatChunkWriter(job, plan)]));
-  await runSequences(plans, runOptions(call, model, events.left), (plan, event) => {
+  const moderated = moderatedInput(call);
+  await runSequences(plans, runOptions(call, model, events.left, moderated), (plan, event) => {
     usage.count(plan, event);
     const writer = writers.get(plan)!;
     if (!writer.started)
       send([writer.opening()], request.return_token_ids ? { prompt_token_ids: plan.prompt } : {});
     for (const choice of writer.chunks(event)) send([choice]);
   });
+  const told = await moderated.by?.field();
+  if (told?.moderation !== undefined) send([], told);
   if (withUsage) send([], { usage: usage.usage() });
+}
+
+/** Every message is judged, whoever it claims to be from: the client wrote them all. */
+const moderatedInput = (call: Call<ChatRequest>): ModeratedInput => ({
+  by: moderationOf(call, call.body.moderation),
+  texts: () => call.body.messages.map(messageText).filter((text) => text !== ""),
+});
+
+function messageText(message: RequestMessage): string {
+  const { content } = message;
+  const parts = typeof content === "string" ? [content] : (content ?? []).map((part) => part.text);
+  if (message.role === "assistant")
+    parts.push(
+      ...[message.refusal, message.reasoning_content].filter(isSet),
+      ...(message.tool_calls ?? []).map((call) => call.function.arguments),
+    );
+  return parts.join("\n");
 }

@@ -111,7 +111,8 @@ function plansOf(
 ): SequencePlan[] {
   const { model, prompt, promptIndex, candidates, id } = of;
   const request = call.body;
-  const maxTokens = answerBudget(prompt.ids.length, model, {
+  const unseen = call.context.scoreBos ? missingBos(prompt, model) : [];
+  const maxTokens = answerBudget(unseen.length + prompt.ids.length, model, {
     asked: request.max_tokens,
     fallback: DEFAULT_MAX_TOKENS,
     param: "max_tokens",
@@ -128,7 +129,8 @@ function plansOf(
     id: `${id}-${promptIndex}-${i}`,
     index: promptIndex * (request.n ?? 1) + i,
     promptIndex,
-    prompt: prompt.ids,
+    prompt: [...unseen, ...prompt.ids],
+    unseen: unseen.length,
     params: {
       ...params,
       seed: seedOf(params.seed, i),
@@ -143,6 +145,11 @@ function plansOf(
     priority: request.priority ?? 0,
     cacheSalt: cacheSalt(call, request.cache_salt),
   }));
+}
+
+/** A text has its BOS already, if it is to have one. */
+function missingBos({ ids, text }: CompletionPrompt, { tokenizer: { bosId } }: ServedModel): number[] {
+  return text !== null || bosId === null || ids[0] === bosId ? [] : [bosId];
 }
 
 const maxOf = (a: number | null, b: number | null): number | null =>

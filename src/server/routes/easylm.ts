@@ -193,7 +193,7 @@ export const easylmChatRoute = defineRoute({
       ],
       runOptions(call, model),
     );
-    const response = result!.text;
+    const response = result!.text + (result!.finish.reason === "content_filter" ? withheld : "");
     return c.json({
       response,
       context: JSON.stringify([...messages, { role: "assistant", content: response }]),
@@ -201,6 +201,9 @@ export const easylmChatRoute = defineRoute({
     });
   },
 });
+
+/** This API has no reason to end, so the answer says it. */
+const withheld = " [The rest of this answer is withheld by this server's moderation.]";
 
 function checkSameLength(a: readonly unknown[], b: readonly unknown[], nameA: string, nameB: string): void {
   if (a.length === b.length) return;

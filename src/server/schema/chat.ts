@@ -10,6 +10,7 @@ import {
   samplingFields,
   usageSchema,
 } from "./common.ts";
+import { chatModerationSchema, moderationParamSchema } from "./moderations.ts";
 
 const textPart = z.strictObject({ type: z.literal("text"), text: z.string() });
 const content = z
@@ -76,6 +77,30 @@ const toolChoiceSchema = z
   .meta({ id: "ToolChoice" });
 export type ToolChoice = z.infer<typeof toolChoiceSchema>;
 
+export const markerSchema = z
+  .union([z.enum(["positive", "negative"]), z.string().min(1).max(FIELD.markerLength)])
+  .meta({ id: "Marker", description: "`positive`, `negative`, or words of your own; never special tokens." });
+
+const contrastSchema = z
+  .strictObject({
+    strength: z
+      .number()
+      .min(0)
+      .max(FIELD.contrastStrength)
+      .describe("logits + strength * (logits - logits behind the other marker); 0: the plain answer."),
+    marker: optional(markerSchema, "The marker to push away from. Default negative."),
+    plausibility: optional(
+      z.number().min(0).max(1),
+      "Only tokens of at least this share of the best one's probability are weighed. Default 0.1.",
+    ),
+  })
+  .meta({
+    id: "Contrast",
+    description:
+      "Contrastive decoding between two markers. It takes two places of the batch; `usage` counts one prompt, " +
+      "and `logprobs` are those of the combined distribution.",
+  });
+
 export const chatRequestSchema = z
   .strictObject({
     ...samplingFields,
@@ -104,6 +129,9 @@ export const chatRequestSchema = z
       z.record(z.string().max(64), z.unknown()),
       "Variables of the template; only names of an allow-list, such as enable_thinking.",
     ),
+    marker: optional(markerSchema, "What asks for the answer, in Koala's format. Default: the model's own."),
+    contrast: optional(contrastSchema, "Answer away from another marker, in Koala's format."),
+    moderation: optional(moderationParamSchema, "Judge the input and the answers, and tell the results."),
   })
   .meta({ id: "ChatCompletionRequest" });
 export type ChatRequest = z.infer<typeof chatRequestSchema>;
@@ -149,6 +177,7 @@ export const chatCompletionSchema = z
     object: z.literal("chat.completion"),
     choices: z.array(chatChoiceSchema),
     usage: usageSchema,
+    moderation: chatModerationSchema.optional(),
     prompt_logprobs: promptLogprobsSchema.optional(),
     prompt_token_ids: z.array(z.int()).optional(),
   })
@@ -177,6 +206,7 @@ export const chatChunkSchema = z
     object: z.literal("chat.completion.chunk"),
     choices: z.array(z.object({ ...choiceFields, delta: deltaSchema })),
     usage: usageSchema.nullish(),
+    moderation: chatModerationSchema.optional(),
     prompt_token_ids: z.array(z.int()).optional(),
   })
   .meta({

@@ -139,7 +139,7 @@ export const errorSchema = z
   .meta({ id: "Error" });
 
 export const finishReasonSchema = z
-  .enum(["stop", "length", "tool_calls", "abort"])
+  .enum(["stop", "length", "tool_calls", "content_filter", "abort"])
   .meta({ id: "FinishReason" });
 
 /** vLLM's shape: a prompt token's id to its logprob and rank; null for the first token. */

@@ -2,7 +2,7 @@
 
 import { z } from "zod";
 import { FIELD } from "../limits.ts";
-import { messageSchema, toolSchema } from "./chat.ts";
+import { markerSchema, messageSchema, toolSchema } from "./chat.ts";
 import { optional } from "./common.ts";
 
 const model = optional(z.string().min(1).max(FIELD.nameLength), "A name from /v1/models.");
@@ -19,6 +19,7 @@ export const tokenizeRequestSchema = z
     add_special_tokens: optional(z.boolean(), "Put the model's BOS first. Default true; only for a prompt."),
     add_generation_prompt: optional(z.boolean(), "Default true; only for messages."),
     continue_final_message: optional(z.boolean(), "Default false; only for messages."),
+    marker: optional(markerSchema, "As in a chat request; only for messages."),
     return_token_strs: optional(z.boolean(), "Also answer with the tokens as they stand in the vocabulary."),
   })
   .meta({ id: "TokenizeRequest" });

@@ -67,6 +67,7 @@ export function App() {
         <ChatView
           {...shared}
           chat={state.open}
+          apiKey={apiKey}
           talks={chosen?.hasChatTemplate ?? true}
           description={chosen?.description ?? null}
           dispatch={dispatch}

@@ -4,6 +4,7 @@ import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { Composer } from "./composer.tsx";
 import { DownIcon, Koala } from "./icons.tsx";
 import { AnswerView, QuestionView } from "./message.tsx";
+import { Limits } from "./report.tsx";
 import { type Action, type Chat, isBusy } from "./state.ts";
 
 export function ChatView(props: {
@@ -17,6 +18,7 @@ export function ChatView(props: {
   /** Shown above the composer, when something keeps the page from working. */
   notice: ComponentChildren;
   onStop: () => void;
+  apiKey: string;
   onApiKey: (apiKey: string) => void;
   onCompletionMode: (text: string) => void;
 }) {
@@ -69,6 +71,8 @@ export function ChatView(props: {
               <AnswerView
                 key={`${chat.id} ${index}`}
                 answer={message}
+                question={chat.messages[index - 1]?.content ?? ""}
+                apiKey={props.apiKey}
                 locked={locked}
                 actions={actionsAt(index)}
               />
@@ -91,6 +95,7 @@ export function ChatView(props: {
           onSend={(text) => ask(text, chat.messages.length)}
           onStop={props.onStop}
         />
+        <Limits />
       </div>
       <p class="unseen" role="status">
         {busy ? "Koala is answering." : ""}

@@ -120,6 +120,26 @@ export function readChunk(chunk: unknown): AnswerEvent[] {
   return events;
 }
 
+export interface Report {
+  model: string | null;
+  prompt: string;
+  answer: string;
+  category: string;
+  note: string | null;
+}
+
+export async function sendReport(report: Report, apiKey: string): Promise<void> {
+  try {
+    await request("/v1/reports", {
+      method: "POST",
+      headers: { ...headersOf(apiKey), "content-type": "application/json" },
+      body: JSON.stringify(report),
+    });
+  } catch (thrown) {
+    throw new ProblemError(problemOfThrown(thrown));
+  }
+}
+
 async function request(path: string, init: RequestInit): Promise<Response> {
   const response = await fetch(path, init);
   if (response.ok) return response;

@@ -8,6 +8,7 @@ import { CopyButton } from "./markdown.tsx";
 import { Figures, Waiting } from "./message.tsx";
 import { type ParamBody } from "./params.ts";
 import { ProblemBox } from "./problem_box.tsx";
+import { Withheld } from "./report.tsx";
 import { type Answer, changeAnswer, emptyAnswer, isRunning } from "./state.ts";
 
 /** The API's own default of 16 is too short to read. */
@@ -76,6 +77,7 @@ export function CompletionView(props: {
       <div class="foot column">
         {props.notice}
         {answer?.status === "waiting" && <Waiting />}
+        {answer !== null && <Withheld answer={answer} />}
         {answer?.problem && (
           <ProblemBox
             problem={answer.problem}

@@ -115,7 +115,7 @@ export function useChatAnswers(
     const request = { model, params, messages: wireMessages(waiting) };
     runner.run(
       (access) => streamChat(request, access),
-      (change) => dispatch({ ...change, chatId: waiting.id, now: Date.now() }),
+      (change) => dispatch({ ...change, chatId: waiting.id, now: Date.now(), model }),
     );
   }, [key]); // the request is what was asked at that moment: later changes of model or parameters are for the next one
 }

@@ -24,6 +24,7 @@ export const CheckIcon = path("M5 12.5l4.5 4.5L19 7.5");
 export const CopyIcon = path("M9 9h10v11H9zM5 15V4h10");
 export const RetryIcon = path("M19 12a7 7 0 1 1-2.2-5.1M17 3v4h-4");
 export const EditIcon = path("M5 19l1-4L16 5l3 3L9 18zM14 7l3 3");
+export const FlagIcon = path("M6 21V4M6 5h11l-2.5 4L17 13H6");
 export const TrashIcon = path("M5 7h14M10 7V4h4v3M7 7l1 13h8l1-13M10.5 11v5M13.5 11v5");
 export const SlidersIcon = path("M4 8h9M17 8h3M15 6v4M4 16h3M11 16h9M9 14v4");
 export const MoonIcon = path("M19.5 14A8 8 0 0 1 10 4.5 8 8 0 1 0 19.5 14z");

@@ -4,6 +4,7 @@ import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import { EditIcon, RetryIcon } from "./icons.tsx";
 import { CopyButton, Markdown } from "./markdown.tsx";
 import { ProblemBox, type ProblemActions } from "./problem_box.tsx";
+import { ReportButton, ReportForm, Withheld } from "./report.tsx";
 import { type Answer, isRunning, type Question, tokensPerSecond } from "./state.ts";
 
 export function QuestionView(props: { question: Question; locked: boolean; onEdit: (text: string) => void }) {
@@ -88,13 +89,22 @@ function Editor(props: {
   );
 }
 
-export function AnswerView(props: { answer: Answer; locked: boolean; actions: ProblemActions }) {
+export function AnswerView(props: {
+  answer: Answer;
+  /** What it replies to. */
+  question: string;
+  apiKey: string;
+  locked: boolean;
+  actions: ProblemActions;
+}) {
   const { answer, locked, actions } = props;
+  const [reporting, setReporting] = useState(false);
   const running = isRunning(answer);
   return (
     <article class="answer" aria-label="Koala" aria-busy={running}>
       {answer.status === "waiting" && <Waiting />}
       {answer.content !== "" && <Markdown text={answer.content} />}
+      <Withheld answer={answer} />
       {answer.problem !== null && <ProblemBox problem={answer.problem} actions={actions} />}
       {!running && (
         <div class="tools">
@@ -111,8 +121,19 @@ export function AnswerView(props: { answer: Answer; locked: boolean; actions: Pr
               <RetryIcon />
             </button>
           )}
+          {answer.content !== "" && (
+            <ReportButton open={reporting} onToggle={() => setReporting(!reporting)} />
+          )}
           <Figures answer={answer} />
         </div>
+      )}
+      {!running && reporting && (
+        <ReportForm
+          answer={answer}
+          question={props.question}
+          apiKey={props.apiKey}
+          onClose={() => setReporting(false)}
+        />
       )}
     </article>
   );

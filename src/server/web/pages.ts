@@ -38,15 +38,21 @@ export async function buildPages(bundle: HtmlBundle, place: string): Promise<Map
 }
 
 /** The chat page of a server that has another page, which it then links to. */
-export function linkingTo(
-  place: "/training",
-  chat: Pick<Page, "headers"> & { body: string | Uint8Array },
-): Page {
-  const html = typeof chat.body === "string" ? chat.body : new TextDecoder().decode(chat.body);
+export function linkingTo(place: "/training", chat: PageLike): Page {
+  return withMeta(chat, "koala-page", place);
+}
+
+/** The chat page of a server that stores reports, with a button for them. */
+export const takingReports = (chat: PageLike): Page => withMeta(chat, "koala-reports", "1");
+
+type PageLike = Pick<Page, "headers"> & { body: string | Uint8Array };
+
+function withMeta(page: PageLike, name: string, content: string): Page {
+  const html = typeof page.body === "string" ? page.body : new TextDecoder().decode(page.body);
   const body = new TextEncoder().encode(
-    html.replace("</head>", `<meta name="koala-page" content="${place}" /></head>`),
+    html.replace("</head>", `<meta name="${name}" content="${content}" /></head>`),
   );
-  return { body, headers: { ...chat.headers, etag: etagOf(body) } };
+  return { body, headers: { ...page.headers, etag: etagOf(body) } };
 }
 
 async function bundleFromSource(bundle: HtmlBundle): Promise<{ path: string; file: Blob }[]> {

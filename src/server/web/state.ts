@@ -24,6 +24,8 @@ export interface Answer {
   usage: Usage | null;
   timing: Timing | null;
   problem: Problem | null;
+  /** Who answered, where it is known. */
+  model?: string;
 }
 
 export type Message = Question | Answer;
@@ -56,7 +58,7 @@ export type Action =
 
 /** They concern the last message of a chat, if it is an unfinished answer. The chat need not be open any more: leaving it
  *  stops the answer, and the end arrives a moment later. */
-export type AnswerAction = { chatId: string; now: number } & AnswerChange;
+export type AnswerAction = { chatId: string; now: number; model?: string } & AnswerChange;
 
 export type AnswerChange =
   | { type: "text"; text: string }
@@ -179,7 +181,9 @@ function withAnswer(state: State, action: AnswerAction): State {
     state.open.id === action.chatId ? state.open : state.chats.find(({ id }) => id === action.chatId);
   const last = chat?.messages.at(-1);
   if (chat === undefined || last?.role !== "assistant" || !isRunning(last)) return state;
-  const messages = [...chat.messages.slice(0, -1), changeAnswer(last, action)];
+  const answer = changeAnswer(last, action);
+  const named = action.model === undefined ? answer : { ...answer, model: action.model };
+  const messages = [...chat.messages.slice(0, -1), named];
   const changed = { ...chat, messages, updatedAt: action.type === "text" ? chat.updatedAt : action.now };
   return kept(state, changed, chat === state.open ? changed : state.open);
 }

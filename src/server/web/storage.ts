@@ -153,6 +153,7 @@ function readMessage(value: unknown): Message | null {
     usage: answer.usage ?? null,
     timing: answer.timing ?? null,
     problem: answer.problem ?? null,
+    ...(typeof answer.model === "string" ? { model: answer.model } : {}),
   };
 }
 
