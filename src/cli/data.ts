@@ -12,6 +12,12 @@ import { writeTinyCorpus } from "../data/tiny/write.ts";
 import { tokenizeDefaults } from "../data/tokenize.ts";
 import { UsageError } from "../util/errors.ts";
 import { Progress } from "../util/progress.ts";
+import { registerComposition } from "./data/composition.ts";
+import { registerCurate } from "./data/curate.ts";
+import { registerLeak } from "./data/leak.ts";
+import { registerSources } from "./data/sources.ts";
+import { registerWarts } from "./data/warts.ts";
+import { registerWhy } from "./data/why.ts";
 import { integer, number, resolveModel } from "./model_options.ts";
 
 interface DataFlags {
@@ -26,7 +32,7 @@ interface DataFlags {
 }
 
 export function register(program: Command): void {
-  const data = program.command("data").description("look at training data before a model does");
+  const data = program.command("data").description("curate raw dialogues, and look at training data before a model does");
   addDataFlags(
     data.command("preview <file>").description("paint the tokens of records, trained ones coloured"),
   )
@@ -57,6 +63,12 @@ export function register(program: Command): void {
     )
     .option("--vocabulary <n>", "largest number of pieces of the tokenizer", integer(260, 65_536), 2048)
     .action(tiny);
+  registerSources(data);
+  registerWarts(data);
+  registerCurate(data);
+  registerWhy(data);
+  registerComposition(data);
+  registerLeak(data);
 }
 
 function addDataFlags(command: Command): Command {

@@ -2,11 +2,12 @@
 import type { Command } from "commander";
 import { register as registerExport } from "./study/export.ts";
 import { register as registerInvite } from "./study/invite.ts";
+import { registerRun } from "./study/run.ts";
 import { register as registerServe } from "./study/serve.ts";
 
 export function register(program: Command): void {
   const study = program
     .command("study")
-    .description("compare systems blind: rating page, invitations, votes");
-  for (const registerIn of [registerServe, registerInvite, registerExport]) registerIn(study);
+    .description("curate, train and compare systems blind, in one command or stage by stage");
+  for (const registerIn of [registerRun, registerServe, registerInvite, registerExport]) registerIn(study);
 }

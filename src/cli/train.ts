@@ -7,7 +7,7 @@ import type { TrainEvent } from "../train/events.ts";
 import type { Prompt } from "../train/generate.ts";
 import { launchRanks } from "../train/ranks/launch.ts";
 import { runRankProcess } from "../train/ranks/rank_process.ts";
-import { placeFromEnvironment } from "../train/ranks/rendezvous.ts";
+import { placeFromEnvironment } from "../train/ranks/environment.ts";
 import type { Recipe } from "../train/recipe.ts";
 import { runTraining } from "../train/run.ts";
 import { UsageError } from "../util/errors.ts";
@@ -44,6 +44,14 @@ async function run(path: string, flags: TrainFlags): Promise<void> {
   const recipe = await readModelRecipe(path, settings);
   const place = placeFromEnvironment();
   if (place) return runAsRank({ ...recipe, ranks: place.world }, flags);
+  await trainRecipe(recipe, flags);
+}
+
+/** Plans, prints the plan and trains, with a bar; a study trains its models so. The model lies in the recipe's output. */
+export async function trainRecipe(
+  recipe: Recipe,
+  flags: Pick<TrainFlags, "dryRun" | "resume">,
+): Promise<void> {
   const { plan, model, data } = await planned(recipe, flags.dryRun === true);
   console.log(planText(recipe, plan));
   if (flags.dryRun) return;
@@ -60,15 +68,16 @@ async function run(path: string, flags: TrainFlags): Promise<void> {
     prompts: samples.map(({ prompt }) => prompt),
   };
   if (recipe.ranks === 1) {
-    await runTraining({
+    const made = await runTraining({
       ...options,
       onEvent: reporter.event,
       onProgress: reporter.progress,
       stop: stop.signal,
     });
+    if (made === null) endAsStopped(stop.signal);
     return;
   }
-  await launchRanks({
+  const outcome = await launchRanks({
     run: options,
     world: recipe.ranks,
     command: (json) => selfCommand("rank", json),
@@ -79,6 +88,12 @@ async function run(path: string, flags: TrainFlags): Promise<void> {
         ? reporter.event(message.event)
         : reporter.progress(message.stage, message.done, message.total),
   });
+  if (outcome === "stopped") endAsStopped(stop.signal);
+}
+
+/** Schedulers start a job again that ended by their signal, and take one that ended with 0 as done. */
+function endAsStopped({ reason }: AbortSignal): void {
+  process.exitCode = reason === "SIGINT" ? 130 : 143; // 128 + the signal's number, as shells have it
 }
 
 /** Started by torchrun or the like, which has given this process its rank. */

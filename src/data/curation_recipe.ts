@@ -5,6 +5,7 @@ import { closest } from "../util/closest.ts";
 import { UsageError } from "../util/errors.ts";
 import { parseFilters, type FilterSpec } from "./filters/registry.ts";
 import { checkSourceOptions, sourceNamed, sourceNames } from "./sources/registry.ts";
+import type { SourceOptions } from "./sources/source.ts";
 import { wartNames, wartsOf, type Wart, type Warts } from "./warts.ts";
 
 const option = z.union([z.string(), z.number(), z.boolean(), z.array(z.string())]);
@@ -118,15 +119,23 @@ export function checkCurationRecipe(value: unknown, path: string): CurationRecip
 }
 
 function sourceEntry(entry: Parsed["sources"][number], warts: Warts): SourceEntry {
-  const options = { ...entry.options };
-  if (entry.source === "alpaca" && warts.alpaca_space) options.joiner ??= " ";
-  if (entry.source === "hh" && warts.hh_split_anywhere) options.split ??= "anywhere";
-  if (entry.source === "hh" && warts.hh_echo) options.echo ??= true;
+  const asked = sourceWarts.filter(({ wart, source: name }) => warts[wart] && name === entry.source);
+  const options = { ...Object.assign({}, ...asked.map(({ option }) => option)), ...entry.options };
   if (entry.source !== "auto") checkSourceOptions(sourceNamed(entry.source), options);
   else if (entry.name === undefined)
     throw new UsageError('A source that is "auto" needs a name, for tables and ids.');
   return { ...entry, options, name: entry.name ?? entry.source };
 }
+
+/** Warts that are settings of a parser; what the recipe says itself goes before. */
+const sourceWarts: readonly { wart: Wart; source: string; option: SourceOptions }[] = [
+  { wart: "alpaca_space", source: "alpaca", option: { joiner: " " } },
+  { wart: "hh_split_anywhere", source: "hh", option: { split: "anywhere" } },
+  { wart: "hh_echo", source: "hh", option: { echo: true } },
+  { wart: "webgpt_spaces", source: "webgpt", option: { compat: true } },
+  { wart: "summary_phrases", source: "summarization", option: { phrases: "koala" } },
+  { wart: "oig_no_background", source: "oig", option: { leading: "drop" } },
+];
 
 function refuseDoubles(sources: readonly SourceEntry[], path: string): void {
   const seen = new Set<string>();

@@ -17,6 +17,7 @@ import { readRecords, type ReadRecord } from "./reader.ts";
 import { RecordFault } from "./record.ts";
 import { refusalText, ReportBuilder, type DatasetReport } from "./report.ts";
 import { datasetInfo, datasetVersion, DatasetWriter, verifyDataset } from "./shard.ts";
+import { StreamPacker } from "./stream_pack.ts";
 import { RecordTokenizer, tokenizeDefaults, type TokenizeOptions } from "./tokenize.ts";
 
 export interface DataOptions extends FormatOptions, Partial<TokenizeOptions> {
@@ -31,6 +32,8 @@ export interface DataOptions extends FormatOptions, Partial<TokenizeOptions> {
   allow?: readonly string[];
   /** Share of trained tokens below which data is refused (default 0.005). */
   trainedShareMin?: number;
+  /** documents (default): whole, packed a step at a time. stream: cut into rows of `sequenceLength` now, as EasyLM does. */
+  packing?: "documents" | "stream";
 }
 
 export interface PrepareOptions extends DataOptions {
@@ -63,10 +66,12 @@ export async function prepareDataset(
   }
   await mkdir(options.directory, { recursive: true });
   const writer = await DatasetWriter.create(directory);
+  const add = (segments: Segment[]): void => writer.add(segments);
+  const stream = options.packing === "stream" ? streamPacker(source, options, add) : null;
   try {
     const report = await scan(options, source, {
       onProgress,
-      onDocument: (segments) => writer.add(segments),
+      onDocument: stream ? (segments) => stream.add(segments) : add,
       onLabelled: ({ answer, mismatched, good }) => {
         writer.addLabel(good);
         writer.add(answer);
@@ -74,6 +79,10 @@ export async function prepareDataset(
       },
     });
     if (report.refused) throw new UsageError(refusalText(report));
+    if (stream?.rows === 0)
+      throw new UsageError(
+        `The data has ${report.tokens} tokens and fills no row of ${rowLength(options)}; lower sequence_length, or leave packing = "stream" out.`,
+      );
     const pairs = source.tokenizing.options.method !== "sft";
     await writer.finish({ hash, pairs, inputs, report: report as unknown as JsonObject });
     return { directory, report, written: true };
@@ -93,6 +102,20 @@ export async function checkDataset(
 ): Promise<DatasetReport> {
   return scan(options, await openSource(options), { onProgress });
 }
+
+/** Documents that are cut anywhere cannot be pairs. */
+function streamPacker(
+  { tokenizer, tokenizing }: DataSource,
+  options: PrepareOptions,
+  onRow: (row: Segment[]) => void,
+): StreamPacker {
+  const { method } = tokenizing.options;
+  if (method !== "sft") throw new UsageError(`packing = "stream" is for the method sft, not for ${method}.`);
+  return new StreamPacker(rowLength(options), tokenizer.bosId, onRow);
+}
+
+const rowLength = ({ sequenceLength = tokenizeDefaults.sequenceLength }: PrepareOptions): number =>
+  sequenceLength;
 
 export interface DataSource {
   tokenizer: Tokenizer;
@@ -121,7 +144,9 @@ export async function openSource(options: DataOptions): Promise<DataSource> {
 function tokenizeOptions(options: DataOptions): TokenizeOptions {
   const names = Object.keys(tokenizeDefaults) as (keyof TokenizeOptions)[];
   const given = names.flatMap((name) => (options[name] === undefined ? [] : [[name, options[name]]]));
-  return { ...tokenizeDefaults, ...Object.fromEntries(given) };
+  const all: TokenizeOptions = { ...tokenizeDefaults, ...Object.fromEntries(given) };
+  // A stream is cut anywhere: no document is too long for it.
+  return options.packing === "stream" ? { ...all, sequenceLength: 2 ** 30 } : all;
 }
 
 async function inputsOf(
@@ -151,6 +176,7 @@ async function inputsOf(
       subfieldSeparator,
       allow: [...allow].sort(),
       trainedShareMin,
+      ...(options.packing === "stream" ? { packing: "stream", rowLength: rowLength(options) } : {}),
     } as JsonObject,
   };
 }

@@ -19,7 +19,8 @@ export interface KoalaOptions {
   continueFinalMessage?: boolean;
 }
 
-interface Turn {
+/** A question and its answer; the last may still want one. */
+export interface KoalaTurn {
   user: string;
   answer: PlainMessage | null;
   userIndex: number;
@@ -27,7 +28,12 @@ interface Turn {
 }
 
 const opening = "BEGINNING OF CONVERSATION: ";
-const markers: { [name: string]: string } = { positive: "GPT:", negative: "An Unhelpful Answer:" };
+/** The words of the original. */
+export const koalaMarkers = { user: "USER:", positive: "GPT:", negative: "An Unhelpful Answer:" } as const;
+const markers: { [name: string]: string } = {
+  positive: koalaMarkers.positive,
+  negative: koalaMarkers.negative,
+};
 
 export function koalaSegments(
   tokenizer: Tokenizer,
@@ -43,7 +49,7 @@ export function koalaSegments(
   const asks = Object.hasOwn(markers, marker) ? markers[marker]! : marker;
   const encode = (text: string): number[] =>
     tokenizer.encode(text, { addSpecialTokens: false, parseSpecial: false });
-  const turns = turnsOf(plainMessages(messages));
+  const turns = koalaTurns(plainMessages(messages));
   const segments: Segment[] = [];
   if (bos === "first" && tokenizer.bosId !== null)
     segments.push({ ids: [tokenizer.bosId], loss: 0, source: "template", turn: -1 });
@@ -76,7 +82,7 @@ export function koalaText(
     bos = "first",
   } = options;
   const asks = Object.hasOwn(markers, marker) ? markers[marker]! : marker;
-  const turns = turnsOf(plainMessages(messages));
+  const turns = koalaTurns(plainMessages(messages));
   const parts = turns.map(({ user, answer }, i) => {
     const ends = i < turns.length - 1 || !continueFinalMessage ? (options.eos ?? "") : "";
     return `USER: ${user}${answer || addGenerationPrompt ? ` ${asks}` : ""}${answer ? answer.content + ends : ""}`;
@@ -100,9 +106,10 @@ function endOf(tokenizer: Tokenizer): number {
   return id;
 }
 
-function turnsOf(messages: PlainMessage[]): Turn[] {
+/** Throws a RequestError for what the format cannot say. */
+export function koalaTurns(messages: PlainMessage[]): KoalaTurn[] {
   const system = messages.filter((message) => message.role === "system").map((message) => message.content);
-  const turns: Turn[] = [];
+  const turns: KoalaTurn[] = [];
   messages.forEach((message, index) => {
     const open = turns.at(-1);
     if (message.role === "user") {

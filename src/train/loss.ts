@@ -38,8 +38,8 @@ export function rowFactors(rows: readonly StepRow[], method: Method): number[] {
     const total = weights.reduce((a, b) => a + b, 0);
     return rows.map(() => (total > 0 ? 1 / total : 0));
   }
-  const weighted = weights.filter((weight) => weight > 0).length;
-  return weights.map((weight) => (weight > 0 ? 1 / (weight * weighted) : 0));
+  // EasyLM's mean counts a row without trained tokens as 0, instead of leaving it out.
+  return weights.map((weight) => (weight > 0 ? 1 / (weight * rows.length) : 0));
 }
 
 /** Pairs of DPO, answers of KTO. */

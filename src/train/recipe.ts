@@ -31,6 +31,15 @@ const data = z
     fields: z.string().optional(),
     /** Preference records under sft: both sides behind Koala's markers, or the chosen one alone. */
     preference: z.enum(["condition", "chosen"]).default("condition"),
+    /** Conditioning: marker and loss on what differs between the sides, or on every answer of the conversation. */
+    conditioning: z.enum(["suffix", "conversation"]).optional(),
+    /** Koala's format: the words before good answers and before bad ones, instead of its own. */
+    marker: z.string().min(1).optional(),
+    negative_marker: z.string().min(1).optional(),
+    /** Koala's format: BOS before each document (default), or none. */
+    bos: z.enum(["first", "none"]).optional(),
+    /** documents: whole documents in a row, each alone. stream: laid end to end and cut into rows anywhere, as EasyLM does. */
+    packing: z.enum(["documents", "stream"]).optional(),
     /** Documents longer than sequence_length. */
     truncation: z.enum(["refuse", "drop", "cut"]).default("refuse"),
     /** Lints that shall not refuse the data. */

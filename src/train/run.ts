@@ -75,6 +75,11 @@ export async function prepareData(
       allow: data.allow,
       ...(data.template === undefined ? {} : { template: data.template }),
       ...(data.fields === undefined ? {} : { fields: data.fields }),
+      ...(data.conditioning === undefined ? {} : { conditioning: data.conditioning }),
+      ...(data.marker === undefined ? {} : { marker: data.marker }),
+      ...(data.negative_marker === undefined ? {} : { negativeMarker: data.negative_marker }),
+      ...(data.bos === undefined ? {} : { bos: data.bos }),
+      ...(data.packing === undefined ? {} : { packing: data.packing }),
     },
     onProgress,
   );

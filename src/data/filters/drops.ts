@@ -1,11 +1,10 @@
 /** The records that went no further, on disk: written by stages, found again and explained by `koala data why`.
  *  Always: a file of drops is called `dropped.jsonl`, alone or with something and a dot or dash before it. */
-import { createReadStream } from "node:fs";
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
 import { UsageError } from "../../util/errors.ts";
 import type { Drop } from "../dialogue.ts";
+import { textLines } from "../json_lines.ts";
 
 export interface FoundDrops {
   drops: Drop[];
@@ -48,9 +47,8 @@ export function whyText(drop: Drop): string {
 }
 
 export async function* readDrops(path: string): AsyncGenerator<Drop> {
-  const lines = createInterface({ input: createReadStream(path), crlfDelay: Infinity });
   let number = 0;
-  for await (const line of lines) {
+  for await (const line of textLines(path)) {
     number++;
     if (line === "") continue;
     try {

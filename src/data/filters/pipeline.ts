@@ -1,13 +1,13 @@
 /** Runs filters one after the other over a stream of dialogues, and counts what each did by reason and by source.
  *  Always: the stream is never whole in memory: before a filter that must see everything first, it goes through a file of the
  *  work folder; every dialogue that comes in goes out, as itself, as its pieces, or as a drop; equal input gives equal output. */
-import { createReadStream, createWriteStream } from "node:fs";
+import { createWriteStream } from "node:fs";
 import { mkdir, rm } from "node:fs/promises";
 import { once } from "node:events";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
 import { finished } from "node:stream/promises";
 import type { Dialogue, Drop } from "../dialogue.ts";
+import { readLines } from "../json_lines.ts";
 import type { Filter } from "./filter.ts";
 import { countOutcome, emptyCounts, type FilterReport, type RuleCounts } from "./report.ts";
 import { excerptOf } from "./texts.ts";
@@ -111,13 +111,8 @@ class Run {
 
   private async *read(path: string, stage: string, total: number): AsyncGenerator<Dialogue> {
     let count = 0;
-    const lines = createInterface({
-      input: createReadStream(path, { highWaterMark: 2 ** 18 }),
-      crlfDelay: Infinity,
-    });
-    for await (const line of lines) {
-      // Our own file: the lines are what `prepared` wrote.
-      yield JSON.parse(line) as Dialogue;
+    for await (const dialogue of readLines<Dialogue>(path)) {
+      yield dialogue;
       this.options.onProgress?.(stage, ++count, total);
     }
   }

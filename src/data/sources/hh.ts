@@ -9,6 +9,7 @@ import {
   RecordFault,
   type PreferenceRecord,
 } from "../record.ts";
+import { koalaSides } from "./koala_hh.ts";
 import type { Source } from "./source.ts";
 import { regularTurns } from "./turns.ts";
 
@@ -17,9 +18,26 @@ export const hhSource: Source = {
   about: "Anthropic's helpful and harmless comparisons: two transcripts, one of them preferred.",
   keys: "chosen and rejected, transcripts of Human: and Assistant:",
   licence: "MIT",
+  options: {
+    split: {
+      about: "A name begins a turn at the start of a paragraph, or anywhere as in Koala's pipeline.",
+      type: "string",
+      default: "paragraph",
+      choices: ["paragraph", "anywhere"],
+    },
+    echo: {
+      about: "A question without a reply becomes its own answer, as in Koala's pipeline.",
+      type: "boolean",
+      default: false,
+    },
+  },
   matches: (value) =>
     preferenceFormat.matches(value, {}) && isTranscript(value.chosen) && isTranscript(value.rejected),
-  parse(value) {
+  parse(value, { split, echo }) {
+    if (split === "anywhere" || echo === true) {
+      const faults = { anywhere: split === "anywhere", echo: echo === true };
+      return koalaSides(readText(value, "chosen"), readText(value, "rejected"), faults);
+    }
     const [chosen, rejected] = (["chosen", "rejected"] as const).map((side) =>
       regularTurns(transcript(readText(value, side), side)),
     ) as [ReturnType<typeof regularTurns>, ReturnType<typeof regularTurns>];

@@ -9,8 +9,9 @@ import { UsageError } from "../../util/errors.ts";
 import type { TrainEvent } from "../events.ts";
 import type { Recipe } from "../recipe.ts";
 import { type RunOptions, runTraining, type StageProgress } from "../run.ts";
+import { placeFromEnvironment, threadsOfRank } from "./environment.ts";
 import { type Heartbeat, openHeartbeat, type ReportPhase } from "./heartbeat.ts";
-import { joinRanks, placeFromEnvironment, threadsOfRank } from "./rendezvous.ts";
+import { joinRanks } from "./rendezvous.ts";
 
 /** What a rank exits with when it lost the others: it is not the one that failed. */
 export const PEER_LOST = 75;

@@ -1,76 +1,13 @@
-/** How ranks find each other: by the variables that torchrun sets (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR,
- *  MASTER_PORT). Every rank tells one host who it is; when all are there, the host tells them the name of the shared memory.
+/** How ranks find each other: every rank tells one host who and where it is and what it offers; when all are there, the host
+ *  tells them the name of their communicator: NCCL where each has a GPU of its own, shared memory on one machine, or both.
  *  Always: the name is new for every meeting, so what a killed run left behind is never joined. */
 import { hostname } from "node:os";
 import { z } from "zod";
 import { type Communicator, SoloCommunicator } from "../../tensor/communicator.ts";
 import type { Device } from "../../tensor/device.ts";
-import { joinSharedMemory } from "../../tensor/shared_memory.ts";
+import { type CommunicatorOffer, joinSharedMemory, offerOf } from "../../tensor/shared_memory.ts";
 import { UsageError } from "../../util/errors.ts";
-
-export interface RankPlace {
-  rank: number;
-  world: number;
-  localRank: number;
-  /** Ranks on this machine. */
-  localWorld: number;
-  address: string;
-  port: number;
-  /** True where the program that started the ranks hosts the meeting; otherwise rank 0 does. */
-  hosted: boolean;
-  /** What torchrun calls this run; empty where nobody gave it a name. */
-  run: string;
-}
-
-/** Flat blocks can be shared out evenly among so many. */
-const ranksMax = 8;
-
-type Environment = Record<string, string | undefined>;
-
-/** This process's place, or null where it was started alone. Throws UsageError for variables that contradict each other. */
-export function placeFromEnvironment(env: Environment = process.env): RankPlace | null {
-  if (env.RANK === undefined && env.WORLD_SIZE === undefined) return null;
-  const number = (name: string, fallback?: number): number => {
-    const text = env[name] ?? fallback?.toString();
-    if (text === undefined || !/^\d+$/.test(text))
-      throw new UsageError(
-        `The variable ${name} is ${text === undefined ? "not set" : `"${text}"`} and must be a whole number where RANK or WORLD_SIZE is set. Unset both to train with one process.`,
-      );
-    return Number(text);
-  };
-  const [rank, world] = [number("RANK"), number("WORLD_SIZE")];
-  if (rank >= world)
-    throw new UsageError(`RANK is ${rank} and WORLD_SIZE ${world}; ranks count from 0 to WORLD_SIZE - 1.`);
-  if (world > ranksMax)
-    throw new UsageError(`WORLD_SIZE is ${world}; at most ${ranksMax} ranks train together on the CPU.`);
-  // torchrun's own store listens at MASTER_PORT in its agent, so the next port is ours.
-  const agentStore = env.TORCHELASTIC_USE_AGENT_STORE === "True" ? 1 : 0;
-  return {
-    rank,
-    world,
-    localRank: number("LOCAL_RANK", rank),
-    localWorld: number("LOCAL_WORLD_SIZE", world),
-    address: env.MASTER_ADDR ?? "127.0.0.1",
-    port: number("MASTER_PORT", world === 1 ? 0 : undefined) + agentStore,
-    hosted: env.KOALA_RENDEZVOUS === "hosted",
-    run: env.TORCHELASTIC_RUN_ID ?? "",
-  };
-}
-
-/** The variables that give a rank started by this program its place. */
-export const placeVariables = (rank: number, world: number, port: number): Environment => ({
-  RANK: String(rank),
-  WORLD_SIZE: String(world),
-  LOCAL_RANK: String(rank),
-  LOCAL_WORLD_SIZE: String(world),
-  MASTER_ADDR: "127.0.0.1",
-  MASTER_PORT: String(port),
-  KOALA_RENDEZVOUS: "hosted",
-});
-
-/** Compute threads of each rank: cores are divided, and every rank has one. */
-export const threadsOfRank = (cores: number, localWorld: number): number =>
-  Math.max(1, Math.floor(cores / localWorld));
+import type { RankPlace } from "./environment.ts";
 
 export interface JoinOptions {
   /** How long to wait for the other ranks, here and in every collective. */
@@ -94,7 +31,7 @@ export async function joinRanks(
       ? hostRendezvous(world, { hostname: place.address, port: place.port, run: place.run, timeoutSeconds })
       : null;
   try {
-    const name = await meet(place, agreement, timeoutSeconds * 1000);
+    const name = await meet(place, agreement, offerOf(device), timeoutSeconds * 1000);
     return joinSharedMemory(device, { name, rank, world, timeoutSeconds, onWait });
   } finally {
     host?.close();
@@ -106,12 +43,16 @@ export interface Rendezvous {
   close(): void;
 }
 
+/** What koala_comm_offer says of a rank: its NCCL and its GPU, both empty on the CPU, and a name for all. */
+const offerSchema = z.strictObject({ nccl: z.string(), device: z.string(), name: z.string() });
+
 const introductionSchema = z.strictObject({
   rank: z.int().min(0),
   world: z.int().min(1),
   run: z.string(),
   machine: z.string(),
   agreement: z.string(),
+  offer: offerSchema,
 });
 type Introduction = z.infer<typeof introductionSchema>;
 
@@ -155,7 +96,7 @@ export function hostRendezvous(
       );
       joined.push(visitor);
       if (error !== null) answerAll({ error });
-      else if (joined.length === world) answerAll({ name: `/koala-${crypto.randomUUID()}` });
+      else if (joined.length === world) answerAll(communicatorOf(joined.map((one) => one.introduction)));
       else if (answer !== null) answerAll(answer);
     },
     // Whoever starts it again must not meet its ghost.
@@ -233,17 +174,51 @@ function objection(own: Introduction, world: number, others: Introduction[]): st
     return `Two processes say that they are rank ${own.rank}.`;
   const [first] = others;
   if (first === undefined) return null;
-  if (own.machine !== first.machine)
-    return `Rank ${own.rank} runs on ${own.machine} and rank ${first.rank} on ${first.machine}: ranks on the CPU talk through shared memory and must be on one machine.`;
   if (own.agreement !== first.agreement)
     return `Rank ${own.rank} and rank ${first.rank} were given different recipes or data.`;
   return null;
 }
 
-/** Introduces this rank, as often as it takes until the host is up. Returns the name of the shared memory. */
-async function meet(place: RankPlace, agreement: string, timeoutMs: number): Promise<string> {
+/** The name that all are told, once they are there. */
+function communicatorOf(ranks: Introduction[]): Answer {
+  const [first, ...others] = ranks.toSorted((a, b) => a.rank - b.rank) as [Introduction, ...Introduction[]];
+  const elsewhere = others.find(({ machine }) => machine !== first.machine);
+  const object = elsewhere === undefined ? `/koala-${crypto.randomUUID()}` : "";
+  const obstacle = ncclObstacle([first, ...others]);
+  if (obstacle === null) return { name: `${first.offer.name}${object}` };
+  if (elsewhere === undefined) return { name: object };
+  return {
+    error: `Rank ${elsewhere.rank} runs on ${elsewhere.machine} and rank ${first.rank} on ${first.machine}, but ${obstacle}; without NCCL, ranks talk through shared memory and must be on one machine.`,
+  };
+}
+
+/** Why these ranks cannot talk through NCCL; null where they can. */
+function ncclObstacle(ranks: Introduction[]): string | null {
+  const without = ranks.find(({ offer }) => offer.nccl === "");
+  if (without !== undefined)
+    return `rank ${without.rank} has no ${without.offer.device === "" ? "GPU" : "NCCL"}`;
+  const [first] = ranks as [Introduction];
+  const other = ranks.find(({ offer }) => offer.nccl !== first.offer.nccl);
+  if (other !== undefined)
+    return `rank ${first.rank} has NCCL ${first.offer.nccl} and rank ${other.rank} ${other.offer.nccl}`;
+  const owners = new Map<string, number>();
+  for (const { rank, machine, offer } of ranks) {
+    const owner = owners.get(`${machine} ${offer.device}`);
+    if (owner !== undefined) return `ranks ${owner} and ${rank} share the GPU ${offer.device}`;
+    owners.set(`${machine} ${offer.device}`, rank);
+  }
+  return null;
+}
+
+/** Introduces this rank, as often as it takes until the host is up. Returns the name of the communicator. */
+async function meet(
+  place: RankPlace,
+  agreement: string,
+  offer: CommunicatorOffer,
+  timeoutMs: number,
+): Promise<string> {
   const { rank, world, run, address, port } = place;
-  const introduction: Introduction = { rank, world, run, machine: hostname(), agreement };
+  const introduction: Introduction = { rank, world, run, machine: hostname(), agreement, offer };
   // The host gives up first where it began with this rank, and says who is missing.
   const deadline = performance.now() + timeoutMs + 1000;
   for (let pause = 10; ; pause = Math.min(2 * pause, 1000)) {

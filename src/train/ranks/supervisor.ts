@@ -5,9 +5,10 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { UsageError } from "../../util/errors.ts";
+import { placeVariables } from "./environment.ts";
 import { type Beat, createHeartbeats, readHeartbeats } from "./heartbeat.ts";
 import { type FromRank, PEER_LOST } from "./rank_process.ts";
-import { hostRendezvous, placeVariables } from "./rendezvous.ts";
+import { hostRendezvous } from "./rendezvous.ts";
 
 export interface SupervisorOptions {
   world: number;
