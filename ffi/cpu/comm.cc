@@ -4,7 +4,8 @@
 // again has met all ranks since they read it. Sums run over ranks 0, 1, 2 ..., so all ranks get equal bits.
 // Each rank holds a lock on its own byte of the object; the system drops it when the process ends, however it ends, and
 // waiting ranks look for that every 20 ms. The object has no name any more once all ranks have joined.
-// comm_queue.cc has the thread that runs the collectives, and the C functions.
+// comm_queue.cc has the thread that runs the collectives, and the C functions. Memory that only a GPU reaches goes through
+// comm_copy of the backend, sums through comm_bounce.
 #include "comm.h"
 
 #include <errno.h>
@@ -25,6 +26,8 @@ namespace {
 constexpr int64_t LOOK_NS = 20000000;  // between looks for ranks that ended
 constexpr int64_t SPIN_NS = 30000;
 
+}  // namespace
+
 /** What a rank is doing, so that ranks that call different things are told so instead of exchanging nonsense. */
 struct Operation {
   int32_t kind, type;  // element type, or the root of a broadcast
@@ -37,8 +40,6 @@ struct alignas(64) RankCell {
   uint32_t joined;
   Operation operation[2];  // of odd and even barriers
 };
-
-}  // namespace
 
 struct CommHeader {
   alignas(64) uint32_t events;    // changes whenever a rank arrives or gives up; the word that sleepers wait on
@@ -60,16 +61,12 @@ void announce(CommHeader* h) {
       nullptr, 0);
 }
 
-}  // namespace
-
-void comm_give_up(koala_comm* c, int rank, bool aborted) {
+void give_up(koala_comm* c, int rank, bool aborted) {
   if (aborted) __atomic_store_n(&c->header->aborted, 1, __ATOMIC_RELEASE);
   uint32_t none = 0;
   __atomic_compare_exchange_n(&c->header->failed, &none, (uint32_t)rank + 1, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
   announce(c->header);
 }
-
-namespace {
 
 /** Whether the process of a rank that had joined has ended or closed its communicator. */
 bool has_left(koala_comm* c, int rank) {
@@ -104,12 +101,12 @@ template <class F> int32_t wait_for_all(koala_comm* c, double timeout_s, F&& rea
       look = now + LOOK_NS;
       for (int r = 0; r < c->world; r++)
         if (__atomic_load_n(&h->ranks[r].joined, __ATOMIC_ACQUIRE) && has_left(c, r) && !ready(r)) {
-          comm_give_up(c, r, false);
+          give_up(c, r, false);
           return report_failure(c);
         }
     }
     if (now >= deadline) {
-      comm_give_up(c, c->rank, true);
+      give_up(c, c->rank, true);
       return fail("%s: rank %d did not come within %g seconds.", c->what, rank, timeout_s);
     }
     if (now - start < SPIN_NS) {
@@ -124,8 +121,17 @@ template <class F> int32_t wait_for_all(koala_comm* c, double timeout_s, F&& rea
   return 0;
 }
 
-/** Waits for all ranks; afterwards what they wrote to the halves they held before is visible. */
-int32_t meet(koala_comm* c, const Collective& collective) {
+}  // namespace
+
+int32_t comm_look(koala_comm* c) { return __atomic_load_n(&c->header->failed, __ATOMIC_ACQUIRE) ? report_failure(c) : 0; }
+
+int comm_missing(koala_comm* c) {
+  for (int r = 0; r < c->world; r++)
+    if (r != c->rank && has_left(c, r)) return r;
+  return -1;
+}
+
+int32_t comm_meet(koala_comm* c, const Collective& collective) {
   const int turn = c->barriers & 1;
   const uint64_t target = c->barriers + 1;
   if (__atomic_load_n(&c->header->failed, __ATOMIC_ACQUIRE)) return report_failure(c);
@@ -141,13 +147,15 @@ int32_t meet(koala_comm* c, const Collective& collective) {
   for (int r = 0; r < c->world; r++) {
     const Operation& other = cells[r].operation[turn];
     if (other.kind == own.kind && other.type == own.type && other.n == own.n && !strcmp(other.of, own.of)) continue;
-    comm_give_up(c, c->rank, true);
+    give_up(c, c->rank, true);
     return fail("%s: rank %d calls %s (%s) of %.0f (type or root %d), but rank %d calls %s (%s) of %.0f "
         "(type or root %d).", c->what, c->rank, COLLECTIVES[own.kind], own.of, own.n, own.type, r,
         COLLECTIVES[other.kind], other.of, other.n, other.type);
   }
   return 0;
 }
+
+namespace {
 
 struct Bf16 {
   uint16_t bits;
@@ -193,6 +201,31 @@ void sum_ranks(Out* to, char* const* halves, int world, size_t offset, int64_t n
   }
 }
 
+/** comm_copy; a rank that cannot takes the others along. */
+int32_t copy(koala_comm* c, void* to, const void* from, size_t bytes) {
+  if (comm_copy(c, to, from, bytes) == 0) return 0;
+  give_up(c, c->rank, true);
+  return -1;
+}
+int32_t settle(koala_comm* c) {
+  if (comm_settle(c) == 0) return 0;
+  give_up(c, c->rank, true);
+  return -1;
+}
+
+/** sum_ranks, also where the processor does not reach `to`. */
+template <class Out, class In>
+int32_t sum_ranks_to(koala_comm* c, Out* to, char* const* halves, size_t offset, int64_t n, bool accumulate) {
+  if (comm_reaches(c, to)) {
+    sum_ranks<Out, In>(to, halves, c->world, offset, n, accumulate);
+    return 0;
+  }
+  Out* sums = (Out*)comm_bounce(c);
+  if (accumulate && (copy(c, sums, to, n * sizeof(Out)) || settle(c))) return -1;
+  sum_ranks<Out, In>(sums, halves, c->world, offset, n, accumulate);
+  return copy(c, to, sums, n * sizeof(Out)) || settle(c) ? -1 : 0;
+}
+
 /** The halves of all ranks for the next piece. */
 void list_halves(koala_comm* c, char** halves) {
   const size_t offset = (c->pieces++ & 1) * (c->slot / 2);
@@ -206,19 +239,20 @@ template <class T> int32_t all_reduce(koala_comm* c, const Collective& collectiv
     const int64_t count = n - at < piece ? n - at : piece, part = (count + c->world - 1) / c->world;
     char* halves[COMM_RANKS_MAX];
     list_halves(c, halves);
-    memcpy(halves[c->rank], x + at, count * sizeof(T));
-    if (meet(c, collective)) return -1;
+    if (copy(c, halves[c->rank], x + at, count * sizeof(T)) || settle(c)) return -1;
+    if (comm_meet(c, collective)) return -1;
     // Each rank sums its part and leaves the sum in its own half: before the next meeting no other reads that part.
     const int64_t from = part * c->rank < count ? part * c->rank : count, to = from + part < count ? from + part
         : count;
     sum_ranks<T, T>((T*)halves[c->rank] + from, halves, c->world, from, to - from, false);
-    if (meet(c, collective)) return -1;
+    if (comm_meet(c, collective)) return -1;
     for (int r = 0; r < c->world; r++) {
       const int64_t begin = part * r < count ? part * r : count, end = begin + part < count ? begin + part : count;
-      memcpy(x + at + begin, (const T*)halves[r] + begin, (end - begin) * sizeof(T));
+      if (copy(c, x + at + begin, (const T*)halves[r] + begin, (end - begin) * sizeof(T))) return -1;
     }
+    if (settle(c)) return -1;
   }
-  return n > 0 ? 0 : meet(c, collective);
+  return n > 0 ? 0 : comm_meet(c, collective);
 }
 
 template <class Out, class T> int32_t reduce_scatter(koala_comm* c, const Collective& collective) {
@@ -229,11 +263,12 @@ template <class Out, class T> int32_t reduce_scatter(koala_comm* c, const Collec
     const int64_t count = part - at < piece ? part - at : piece;
     char* halves[COMM_RANKS_MAX];
     list_halves(c, halves);
-    for (int r = 0; r < c->world; r++) memcpy((T*)halves[c->rank] + r * count, x + r * part + at, count * sizeof(T));
-    if (meet(c, collective)) return -1;
-    sum_ranks<Out, T>(out + at, halves, c->world, c->rank * count, count, collective.accumulate != 0);
+    for (int r = 0; r < c->world; r++)
+      if (copy(c, (T*)halves[c->rank] + r * count, x + r * part + at, count * sizeof(T))) return -1;
+    if (settle(c) || comm_meet(c, collective)) return -1;
+    if (sum_ranks_to<Out, T>(c, out + at, halves, c->rank * count, count, collective.accumulate != 0)) return -1;
   }
-  return part > 0 ? 0 : meet(c, collective);
+  return part > 0 ? 0 : comm_meet(c, collective);
 }
 
 int32_t all_gather(koala_comm* c, const Collective& collective) {
@@ -245,11 +280,12 @@ int32_t all_gather(koala_comm* c, const Collective& collective) {
     const int64_t count = bytes - at < piece ? bytes - at : piece;
     char* halves[COMM_RANKS_MAX];
     list_halves(c, halves);
-    memcpy(halves[c->rank], x + at, count);
-    if (meet(c, collective)) return -1;
+    if (copy(c, halves[c->rank], x + at, count) || settle(c)) return -1;
+    if (comm_meet(c, collective)) return -1;
     // A share that lies where it should is left alone: others may read it meanwhile.
     for (int r = 0; r < c->world; r++)
-      if (out + r * bytes != x) memcpy(out + r * bytes + at, halves[r], count);
+      if (out + r * bytes != x && copy(c, out + r * bytes + at, halves[r], count)) return -1;
+    if (settle(c)) return -1;
     at += piece;
   } while (at < bytes);
   return 0;
@@ -264,9 +300,9 @@ int32_t broadcast(koala_comm* c, const Collective& collective) {
     const int64_t count = bytes - at < piece ? bytes - at : piece;
     char* halves[COMM_RANKS_MAX];
     list_halves(c, halves);
-    if (c->rank == root) memcpy(halves[root], x + at, count);
-    if (meet(c, collective)) return -1;
-    if (c->rank != root) memcpy(x + at, halves[root], count);
+    if (c->rank == root && (copy(c, halves[root], x + at, count) || settle(c))) return -1;
+    if (comm_meet(c, collective)) return -1;
+    if (c->rank != root && (copy(c, x + at, halves[root], count) || settle(c))) return -1;
     at += piece;
   } while (at < bytes);
   return 0;
@@ -296,6 +332,7 @@ int32_t map_object(koala_comm* c, const char* name) {
       strerror(errno));
   c->header = (CommHeader*)data;
   c->slots = (char*)data + header_bytes();
+  comm_pin(c, data, c->bytes);
   return 0;
 }
 
@@ -321,28 +358,27 @@ int32_t join(koala_comm* c, const char* name, double timeout_s) {
   Collective all = {};
   all.n = -1, all.timeout_s = timeout_s;
   strcpy(all.of, "open");
-  if (meet(c, all)) return -1;  // every rank has the object mapped: the name can go
+  if (comm_meet(c, all)) return -1;  // every rank has the object mapped: the name can go
   if (c->rank == 0) shm_unlink(name);
   return 0;
 }
 
-}  // namespace
-
-int32_t comm_join(koala_comm* c, const char* name, double timeout_s) {
-  strcpy(c->what, "koala_comm_open");
-  if (join(c, name, timeout_s) == 0) return 0;
-  if (c->rank == 0) shm_unlink(name);
-  comm_leave(c);
-  return -1;
-}
-
-void comm_leave(koala_comm* c) {
-  if (c->header) munmap(c->header, c->bytes);
+void leave(koala_comm* c) {
+  if (c->header) {
+    comm_unpin(c, c->header);
+    munmap(c->header, c->bytes);
+  }
   if (c->file >= 0) close(c->file);
   c->header = nullptr, c->file = -1;
 }
 
-namespace {
+int32_t join_or_leave(koala_comm* c, const char* name, double timeout_s) {
+  strcpy(c->what, "koala_comm_open");
+  if (join(c, name, timeout_s) == 0) return 0;
+  if (c->rank == 0) shm_unlink(name);
+  leave(c);
+  return -1;
+}
 
 int32_t run_all_reduce(koala_comm* c, const Collective& collective) {
   if (collective.type == KOALA_F64) return all_reduce<double>(c, collective);
@@ -357,15 +393,16 @@ int32_t run_reduce_scatter(koala_comm* c, const Collective& collective) {
   return reduce_scatter<float, float>(c, collective);
 }
 
-}  // namespace
-
-int32_t comm_run(koala_comm* c, const Collective& collective) {
-  snprintf(c->what, sizeof c->what, "koala_comm_%s (%s)", COLLECTIVES[collective.kind], collective.of);
+int32_t run(koala_comm* c, const Collective& collective) {
   switch (collective.kind) {
     case ALL_REDUCE: return run_all_reduce(c, collective);
     case REDUCE_SCATTER: return run_reduce_scatter(c, collective);
     case ALL_GATHER: return all_gather(c, collective);
     case BROADCAST: return broadcast(c, collective);
-    default: return meet(c, collective);
+    default: return comm_meet(c, collective);
   }
 }
+
+}  // namespace
+
+const CommTransport shared_memory = {join_or_leave, leave, run, give_up};

@@ -5,6 +5,8 @@
 #include "comm.h"
 
 #include <signal.h>
+#include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <new>
@@ -19,6 +21,13 @@ struct Locked {
 
 void wait_for_change(koala_comm* c) { pthread_cond_wait(&c->changed, &c->mutex); }
 
+int32_t run(koala_comm* c, const Collective& collective, int place) {
+  snprintf(c->what, sizeof c->what, "koala_comm_%s (%s)", COLLECTIVES[collective.kind], collective.of);
+  if (comm_begin(c, place) == 0) return c->transport->run(c, collective);
+  c->transport->give_up(c, c->rank, true);
+  return -1;
+}
+
 void* run_queue(void* argument) {
   koala_comm* c = (koala_comm*)argument;
   Locked locked(c);
@@ -26,10 +35,11 @@ void* run_queue(void* argument) {
     while (c->over == c->asked && !c->stopping) wait_for_change(c);
     if (c->over == c->asked) return nullptr;
     if (!c->failed) {
-      const Collective next = c->queue[c->over % COMM_QUEUE];
+      const int place = (int)(c->over % COMM_QUEUE);
+      const Collective next = c->queue[place];
       pthread_mutex_unlock(&c->mutex);
       const int64_t begin = clock_ns();
-      const int32_t status = comm_run(c, next);
+      const int32_t status = run(c, next, place);
       const int64_t busy = clock_ns() - begin;
       pthread_mutex_lock(&c->mutex);
       c->busy_ns += busy;
@@ -60,7 +70,10 @@ int32_t enqueue(koala_comm* c, double* ticket, const char* of, Collective collec
   strcpy(collective.of, of);
   Locked locked(c);
   while (c->asked - c->over == COMM_QUEUE) wait_for_change(c);
-  c->queue[c->asked++ % COMM_QUEUE] = collective;
+  const int place = (int)(c->asked % COMM_QUEUE);
+  if (comm_mark(c, place)) return -1;
+  c->queue[place] = collective;
+  c->asked++;
   *ticket = (double)c->asked;
   pthread_cond_broadcast(&c->changed);
   return 0;
@@ -85,30 +98,40 @@ bool is_count(double n) { return n >= 0 && n <= 9007199254740992. && n == (doubl
 #define REQUIRE_SUMMED(op, dtype)                          \
   REQUIRE(is_float_type(dtype), "koala_comm_" op ": dtype is %d (%s); f32, bf16 and f64 are summed.", dtype, type_name(dtype))
 
-int32_t koala_comm_open(koala_comm** out, const char* name, int32_t rank, int32_t world, double bytes,
-    double timeout_s) {
+namespace {
+
+/** Undoes what koala_comm_open did so far. */
+int32_t close_half(koala_comm* c) {
+  comm_detach(c);
+  free(c);
+  return -1;
+}
+
+}  // namespace
+
+int32_t koala_comm_open(koala_comm** out, koala_device* dev, const char* name, int32_t rank, int32_t world,
+    double bytes, double timeout_s) {
   REQUIRE_POINTER("comm_open", out);
+  REQUIRE_POINTER("comm_open", dev);
   REQUIRE_POINTER("comm_open", name);
-  REQUIRE(name[0] == '/' && name[1] && !strchr(name + 1, '/') && strlen(name) < 200,
-      "koala_comm_open: \"%.200s\" is no name of a shared memory object; it looks like \"/koala-1234\".", name);
+  const CommTransport* transport = comm_transport(name);
+  if (!transport) return -1;
   REQUIRE(world >= 1 && world <= COMM_RANKS_MAX, "koala_comm_open: %d ranks were asked for; 1 to %d are possible.",
       world, COMM_RANKS_MAX);
   REQUIRE(rank >= 0 && rank < world, "koala_comm_open: rank %d is not one of %d ranks.", rank, world);
   REQUIRE(bytes >= 65536 && bytes <= 4e10, "koala_comm_open: a staging slot of %g bytes; it must have at least 65536.",
       bytes);
-  koala_comm* c = new (std::nothrow) koala_comm;
-  REQUIRE(c, "koala_comm_open: the system has no memory for a communicator.");
-  c->rank = rank, c->world = world;
+  void* place = malloc(sizeof(koala_comm));
+  REQUIRE(place, "koala_comm_open: the system has no memory for a communicator.");
+  koala_comm* c = new (place) koala_comm;
+  c->rank = rank, c->world = world, c->transport = transport;
   c->slot = ((size_t)bytes + 8191) & ~(size_t)8191;
   c->error[0] = c->error[sizeof c->error - 1] = 0;
-  if (comm_join(c, name, timeout_s)) {
-    delete c;
-    return -1;
-  }
+  if (comm_attach(c, dev) || transport->join(c, name, timeout_s)) return close_half(c);
   if (!start_thread(c)) {
-    comm_leave(c);
-    delete c;
-    return fail("koala_comm_open: the system refused to start a thread for the communicator.");
+    transport->leave(c);
+    fail("koala_comm_open: the system refused to start a thread for the communicator.");
+    return close_half(c);
   }
   *out = c;
   return 0;
@@ -120,18 +143,19 @@ int32_t koala_comm_close(koala_comm* comm) {
     Locked locked(comm);
     comm->stopping = true;
     // Nobody will wait for these any more, and others must not wait for this rank.
-    if (comm->over != comm->asked) comm_give_up(comm, comm->rank, true);
+    if (comm->over != comm->asked) comm->transport->give_up(comm, comm->rank, true);
     pthread_cond_broadcast(&comm->changed);
   }
   pthread_join(comm->thread, nullptr);
-  comm_leave(comm);
-  delete comm;
+  comm->transport->leave(comm);
+  comm_detach(comm);
+  free(comm);
   return 0;
 }
 
 int32_t koala_comm_abort(koala_comm* comm) {
   REQUIRE_POINTER("comm_abort", comm);
-  comm_give_up(comm, comm->rank, true);
+  comm->transport->give_up(comm, comm->rank, true);
   return 0;
 }
 

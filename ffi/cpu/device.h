@@ -5,13 +5,8 @@
 // arguments and call through the table of the device. Nothing here or in an op file may use templates or inline
 // functions of the standard library: the linker would keep one copy, perhaps the AVX-512 one, for all.
 #pragma once
-#pragma GCC visibility push(default)
-#include "../include/koala.h"
-#pragma GCC visibility pop
+#include "check.h"
 #include "pool.h"
-
-/** Keeps a sentence for koala_last_error() and returns -1. */
-int32_t fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
 #define KOALA_KERNELS(X)                                                                                       \
   X(matmul_pack) X(matmul) X(embed) X(rms_norm) X(qk_norm) X(rope) X(cache_write) X(attention) X(silu_mul)     \
@@ -57,26 +52,6 @@ int32_t reserve(koala_device* dev, size_t shared_bytes, size_t local_bytes);
 /** Memory on huge pages, 64-byte aligned and zeroed; nullptr if there is none. */
 void* pages_alloc(size_t bytes);
 void pages_free(void* data, size_t bytes);
-
-static inline const char* type_name(int32_t type) {
-  const char* const names[] = {"f32", "bf16", "f64", "f16", "i32"};
-  return type >= 0 && type < 5 ? names[type] : "unknown";
-}
-static inline bool is_float_type(int32_t type) { return type == KOALA_F32 || type == KOALA_BF16
-    || type == KOALA_F64; }
-static inline size_t type_bytes(int32_t type) { return type == KOALA_F64 ? 8 : type == KOALA_BF16
-    || type == KOALA_F16 ? 2 : 4; }
-
-/** Returns from a C function with a sentence unless `condition` holds. */
-#define REQUIRE(condition, ...) \
-  do {                          \
-    if (!(condition)) return fail(__VA_ARGS__); \
-  } while (0)
-#define REQUIRE_POINTER(op, pointer) REQUIRE((pointer) != nullptr, "koala_" op ": " #pointer " is a null pointer.")
-#define REQUIRE_SIZE(op, size) REQUIRE((size) >= 0, "koala_" op ": " #size " is %d and must not be negative.", (int)(size))
-#define REQUIRE_POSITIVE(op, size) REQUIRE((size) > 0, "koala_" op ": " #size " is %d and must be positive.", (int)(size))
-#define REQUIRE_TYPE(op, type) \
-  REQUIRE(is_float_type(type), "koala_" op ": " #type " is %d (%s); f32, bf16 and f64 are supported.", type, type_name(type))
 
 #ifdef KOALA_NS
 namespace KOALA_NS {

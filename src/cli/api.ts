@@ -8,6 +8,8 @@ export interface Api {
   modelId: string;
   /** Posts JSON and streams what comes back: the parsed `data:` events, or the one JSON answer. Throws UsageError with the server's sentence. */
   post(path: string, body: Record<string, unknown>, signal?: AbortSignal): AsyncGenerator<ApiChunk>;
+  /** The JSON that a path answers with; null where it answers with anything else. */
+  get(path: string): Promise<unknown>;
   close(): Promise<void>;
 }
 
@@ -31,7 +33,12 @@ export async function openApi(model: string, flags: ServedModelFlags & { apiKey?
     throw new UsageError((error as Error).message);
   }
   const send: Send = async (path, init) => app.request(`http://127.0.0.1${path}`, init);
-  return { modelId: served.id, post: poster(send, {}), close: () => served.engine.stop() };
+  return {
+    modelId: served.id,
+    post: poster(send, {}),
+    get: getter(send, {}),
+    close: () => served.engine.stop(),
+  };
 }
 
 async function remoteApi(url: string, apiKey?: string): Promise<Api> {
@@ -52,7 +59,14 @@ async function remoteApi(url: string, apiKey?: string): Promise<Api> {
   } | null;
   const modelId = models?.data?.[0]?.id;
   if (!modelId) throw new UsageError(models?.error?.message ?? `${url} serves no model behind /v1/models.`);
-  return { modelId, post: poster(send, headers), close: async () => {} };
+  return { modelId, post: poster(send, headers), get: getter(send, headers), close: async () => {} };
+}
+
+function getter(send: Send, headers: Record<string, string>): Api["get"] {
+  return async (path) => {
+    const answer = await send(path, { headers });
+    return answer.ok ? answer.json().catch(() => null) : null;
+  };
 }
 
 function poster(send: Send, headers: Record<string, string>): Api["post"] {

@@ -13,6 +13,8 @@ interface ChatFlags extends ServedModelFlags {
   temperature?: number;
   topP?: number;
   seed?: number;
+  marker?: string;
+  contrast?: number;
   apiKey?: string;
 }
 
@@ -34,6 +36,15 @@ export function register(program: Command): void {
     .option("--temperature <t>", "0 is greedy (default: the model's)", number(0, 2))
     .option("--top-p <p>", "keep the most likely tokens up to this probability", number(0, 1))
     .option("--seed <n>", "same seed, same answer", integer(0, 2 ** 31 - 1))
+    .option(
+      "--marker <text>",
+      "what asks for the answer in Koala's format: positive, negative or words of yours",
+    )
+    .option(
+      "--contrast <strength>",
+      "push the answer away from the negative marker's, 0 to 20",
+      number(0, 20),
+    )
     .option("--api-key <key>", "key for a server given by URL")
     .option("--chat-template <name>", "koala, chatml or a Jinja file instead of the model's own template");
   addModelFlags(command).action(run);
@@ -68,6 +79,14 @@ async function converse(conversation: Conversation, lines: Lines): Promise<void>
 /** To the person; stdout is for answers. */
 function say(sentence: string): void {
   process.stderr.write(`koala: ${sentence}\n`);
+}
+
+/** Only what was asked for. */
+function steering({ marker, contrast }: ChatFlags): Record<string, unknown> {
+  return {
+    ...(marker === undefined ? {} : { marker }),
+    ...(contrast === undefined ? {} : { contrast: { strength: contrast } }),
+  };
 }
 
 class Conversation {
@@ -127,7 +146,7 @@ class Conversation {
   /** Ends where the signal stops it. */
   private async *pieces(signal: AbortSignal): AsyncGenerator<string> {
     const { api, flags, messages } = this;
-    const body = { model: api.modelId, messages, stream: true, ...sampling(flags) };
+    const body = { model: api.modelId, messages, stream: true, ...sampling(flags), ...steering(flags) };
     try {
       for await (const { choices } of api.post("/v1/chat/completions", body, signal))
         yield choices[0]?.delta?.content ?? "";

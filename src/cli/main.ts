@@ -19,6 +19,8 @@ const verbs = [
   "eval",
   "keys",
   "study",
+  "moderate",
+  "flags",
 ] as const;
 
 /** Each verb file exports this. */
@@ -44,6 +46,8 @@ const modules: Record<(typeof verbs)[number] | "engine" | "rank" | "train-job", 
   eval: () => import("./eval.ts"),
   keys: () => import("./keys.ts"),
   study: () => import("./study.ts"),
+  moderate: () => import("./moderate.ts"),
+  flags: () => import("./flags.ts"),
   engine: () => import("./engine.ts"),
   rank: () => import("./rank.ts"),
   "train-job": () => import("./train_job.ts"),

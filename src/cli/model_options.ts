@@ -3,6 +3,7 @@ import { stat } from "node:fs/promises";
 import { type Command, InvalidArgumentError } from "commander";
 import { defaultRunnerOptions, type RunnerOptions } from "../engine/load_runner.ts";
 import { fetchModel } from "../model/hub.ts";
+import { isDeviceName } from "../tensor/open_device.ts";
 import { UsageError } from "../util/errors.ts";
 import { Progress } from "../util/progress.ts";
 
@@ -27,7 +28,7 @@ export function addModelFlags(command: Command): Command {
       dtypeFlag,
       d.dtype,
     )
-    .option("--device <device>", "where to run; this build knows cpu", "cpu")
+    .option("--device <device>", "where to run: cpu, cuda or, of several GPUs, cuda:1", "cpu")
     .option("--threads <n>", "compute threads; 0 uses every core", integer(0, 256), d.threads)
     .option(
       "--max-model-len <n>",
@@ -43,20 +44,21 @@ export function addModelFlags(command: Command): Command {
     )
     .option(
       "--cache-memory <gib>",
-      "memory for the KV cache in GiB (default: a quarter of what is free)",
+      "memory for the KV cache in GiB (default: of what is free a quarter, of a GPU's nine tenths)",
       number(0.001, 65536),
     );
 }
 
 export function runnerOptions(directory: string, flags: ModelFlags): RunnerOptions {
-  if (flags.device !== "cpu") {
+  if (!isDeviceName(flags.device)) {
     throw new UsageError(
-      `--device ${flags.device} is not known; this build has cpu. Run koala doctor to see what this machine can do.`,
+      `--device ${flags.device} is not known; there are cpu, cuda and, of several GPUs, cuda:1. Run koala doctor to see what this machine can do.`,
     );
   }
   return {
     directory,
     dtype: flags.dtype,
+    device: flags.device,
     threads: flags.threads,
     maxModelLen: flags.maxModelLen ?? null,
     maxSequences: flags.maxSequences,

@@ -14,9 +14,15 @@ import { openAdapters } from "./adapter_models.ts";
 import { openBuiltinModels } from "./builtin.ts";
 import { addDatabaseFlag } from "./database_option.ts";
 import { addModelFlags, integer, number, size } from "./model_options.ts";
-import { openServedModel, type ServedModelFlags } from "./served_model.ts";
+import { openServedModel } from "./served_model.ts";
+import {
+  addModerationFlags,
+  type ModerationFlags,
+  serveModeration,
+  serveReports,
+} from "./serve_moderation.ts";
 
-interface ServeFlags extends ServedModelFlags {
+interface ServeFlags extends ModerationFlags {
   model?: string;
   host: string;
   port: number;
@@ -32,6 +38,7 @@ interface ServeFlags extends ServedModelFlags {
   corsOrigin: string[];
   lora: string[];
   lenient: boolean;
+  scoreBos: boolean;
   shutdownTimeout: number;
   arena: boolean;
 }
@@ -95,12 +102,17 @@ export function register(program: Command): void {
       false,
     )
     .option(
+      "--score-bos",
+      "put the model's BOS before prompts of token ids without one, unseen by the client (lm-evaluation-harness sends none)",
+      false,
+    )
+    .option(
       "--shutdown-timeout <s>",
       "seconds that running requests get after SIGTERM",
       number(0, 86400),
       30,
     );
-  addTrainingFlags(addModelFlags(addDatabaseFlag(command))).action(run);
+  addTrainingFlags(addModerationFlags(addModelFlags(addDatabaseFlag(command)))).action(run);
 }
 
 function addTrainingFlags(command: Command): Command {
@@ -130,9 +142,10 @@ function addTrainingFlags(command: Command): Command {
 }
 
 async function run(flags: ServeFlags): Promise<void> {
-  if (flags.database !== undefined && !flags.keys && !flags.arena && flags.dataDir === undefined)
+  const stores = flags.keys || flags.arena || flags.reports || flags.dataDir !== undefined;
+  if (flags.database !== undefined && !stores)
     throw new UsageError(
-      "--database names where API keys, jobs and battles are, so it goes with --keys, --data-dir or --arena.",
+      "--database names where API keys, jobs, battles and reports are, so it goes with --keys, --data-dir, --arena or --reports.",
     );
   if (!flags.model) process.stderr.write(`${howToName}\n`);
   const models = flags.model ? [await openServedModel(flags.model, flags)] : await openBuiltinModels(flags);
@@ -154,6 +167,7 @@ async function serve(models: ServedModel[], flags: ServeFlags): Promise<void> {
     boundHost: flags.host,
     corsOrigins: flags.corsOrigin,
     unknownParameters: flags.lenient ? "lenient" : "strict",
+    scoreBos: flags.scoreBos,
     pages: Object.fromEntries(await loadPages()),
   });
   // Loaded when asked for: most servers open no database.
@@ -167,9 +181,13 @@ async function serve(models: ServedModel[], flags: ServeFlags): Promise<void> {
   const arena = flags.arena
     ? await (await import("./serve_arena.ts")).serveArena(context, flags.database)
     : null;
+  const moderation = await serveModeration(context, flags);
+  const reports = flags.reports ? await serveReports(context, flags.database) : null;
   try {
     await listenUntilStopped(models, context, flags);
   } finally {
+    await reports?.close();
+    await moderation?.close();
     await arena?.close();
     await tuning?.close();
     await keys?.close();

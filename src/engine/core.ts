@@ -8,6 +8,7 @@ import type { AdapterTable } from "./adapter_table.ts";
 import type { Grammar } from "./grammar.ts";
 import { KvCache } from "./kv_cache.ts";
 import type {
+  ContrastRequest,
   EmbedRequest,
   EngineEvent,
   EngineStats,
@@ -29,6 +30,8 @@ export interface EngineCoreOptions {
   endIds: readonly number[];
   /** null or absent: the engine takes no adapters. */
   adapters?: AdapterTable | null;
+  /** Milliseconds, for what prompt events say about time; absent: they say nothing. */
+  clock?: () => number;
 }
 
 type EmbeddingMessage = Extract<FromEngine, { type: "embedding" }>;
@@ -74,11 +77,17 @@ export class EngineCore {
         `${batch.length} rows give as many results, not ${results.length}`,
       );
     } catch (error) {
-      for (const sequence of batch)
+      for (const { id } of batch) {
+        const sequence = this.#sequences.get(id);
+        if (sequence === undefined) continue; // a guide whose sequence has failed already
         this.#fail(sequence, `The engine failed in the step of this request: ${textOf(error)}`);
+      }
       return error instanceof Error ? error : new Error(String(error));
     }
-    for (let index = 0; index < batch.length; index++) this.#collect(batch[index]!, results[index]!);
+    for (let index = 0; index < batch.length; index++) {
+      // Of a sequence that has just ended there may be its guide left.
+      if (this.#sequences.has(batch[index]!.id)) this.#collect(batch[index]!, results[index]!);
+    }
     this.#steps++;
     return null;
   }
@@ -99,7 +108,11 @@ export class EngineCore {
       const { runner, endIds } = this.#options;
       const grammar = params.grammar === null ? null : this.#options.compileGrammar(params.grammar).start();
       const { vocabularySize } = runner;
-      return new Sequence(request, new Sampler({ params, prompt, grammar, endIds, vocabularySize }));
+      const sampler = new Sampler({ params, prompt, grammar, endIds, vocabularySize });
+      const sequence = new Sequence(request, sampler);
+      const contrast = contrastOf(request);
+      if (contrast !== null) sequence.pushAwayFrom(request, contrast);
+      return sequence;
     });
   }
 
@@ -148,7 +161,7 @@ export class EngineCore {
 
   /** Sequences that hold pages, for the invariant check. */
   get owners(): readonly Sequence[] {
-    return this.scheduler.running;
+    return this.scheduler.running.flatMap((one) => (one.guide === null ? [one] : [one, one.guide]));
   }
 
   #submit(request: GenerateRequest | EmbedRequest, make: () => Sequence): void {
@@ -170,6 +183,7 @@ export class EngineCore {
     const user = {
       start: (weights: AdapterWeights) => {
         sequence.row.adapter = weights;
+        if (sequence.guide !== null) sequence.guide.row.adapter = weights;
         this.scheduler.add(sequence);
         this.onWork();
       },
@@ -186,8 +200,11 @@ export class EngineCore {
   /** What can never run here, in one sentence. */
   #problem(request: GenerateRequest | EmbedRequest): string | null {
     const { vocabularySize } = this.#options.runner;
-    if (request.prompt.length === 0) return "The prompt has no tokens; give at least one.";
-    const stranger = request.prompt.find((id) => !(Number.isInteger(id) && id >= 0 && id < vocabularySize));
+    const contrast = "params" in request ? contrastOf(request) : null;
+    if (request.prompt.length === 0 || contrast?.prompt.length === 0)
+      return "The prompt has no tokens; give at least one.";
+    const prompts = contrast === null ? request.prompt : [...request.prompt, ...contrast.prompt];
+    const stranger = prompts.find((id) => !(Number.isInteger(id) && id >= 0 && id < vocabularySize));
     if (stranger !== undefined)
       return `The prompt holds the token id ${stranger}, but this model knows 0 to ${vocabularySize - 1}.`;
     if (!("params" in request)) return this.scheduler.refusal(request.prompt.length, 0);
@@ -195,7 +212,7 @@ export class EngineCore {
     const biased = logitBias.find(([id]) => !(Number.isInteger(id) && id >= 0 && id < vocabularySize));
     if (biased !== undefined)
       return `logit_bias names the token id ${biased[0]}, but this model knows 0 to ${vocabularySize - 1}.`;
-    return this.scheduler.refusal(request.prompt.length, maxTokens);
+    return this.scheduler.refusal(request.prompt.length, maxTokens, contrast?.prompt.length ?? null);
   }
 
   #refuse(request: GenerateRequest | EmbedRequest, error: string): void {
@@ -212,6 +229,9 @@ export class EngineCore {
     const scheduled = this.scheduler.schedule();
     for (let index = 0; index < scheduled.length; index++) {
       const sequence = scheduled[index]!;
+      // A guide stands behind the sequence that it guides, and ends with it.
+      if (!this.#sequences.has(sequence.id)) continue;
+      sequence.startedAt ??= this.#options.clock?.() ?? 0;
       try {
         this.#rows.push(sequence.prepareRow());
         this.#batch.push(sequence);
@@ -224,7 +244,7 @@ export class EngineCore {
   #collect(sequence: Sequence, result: StepResult): void {
     sequence.collect(result);
     this.scheduler.advance(sequence);
-    if (sequence.computed < sequence.promptLength) return;
+    if (this.#sequences.get(sequence.id) !== sequence || sequence.computed < sequence.promptLength) return;
     if (!sequence.promptReported) this.#reportPrompt(sequence);
     if (sequence.sampler === null) this.#finishScored(sequence);
     else if (result.id !== null) this.#take(sequence, sequence.sampler, result);
@@ -235,7 +255,9 @@ export class EngineCore {
     this.#promptTokens += sequence.promptLength;
     if (sequence.row.embed) return;
     const cachedTokens = sequence.cachedTokens ?? 0;
-    this.#emit(sequence.id, { type: "prompt", cachedTokens, logprobs: sequence.promptScores });
+    const { clock } = this.#options;
+    const time = clock === undefined ? {} : { prefillMs: clock() - (sequence.startedAt ?? 0) };
+    this.#emit(sequence.id, { type: "prompt", cachedTokens, logprobs: sequence.promptScores, ...time });
   }
 
   #finishScored(sequence: Sequence): void {
@@ -254,7 +276,7 @@ export class EngineCore {
   #take(sequence: Sequence, sampler: Sampler, result: StepResult): void {
     const id = result.id!;
     if (id < 0) return this.#fail(sequence, unusable(sequence.generatedCount + 1));
-    sequence.tokens.push(id);
+    sequence.push(id);
     this.#generatedTokens++;
     this.#emit(sequence.id, { type: "token", id, logprob: result.logprob });
     try {
@@ -297,6 +319,11 @@ export class EngineCore {
   #emit(id: string, event: EngineEvent): void {
     this.#output.events.push([id, event]);
   }
+}
+
+/** At strength 0, and where nothing is generated, the request runs alone. */
+function contrastOf({ contrast, params }: GenerateRequest): ContrastRequest | null {
+  return contrast == null || contrast.strength === 0 || params.maxTokens === 0 ? null : contrast;
 }
 
 function textOf(error: unknown): string {

@@ -89,8 +89,13 @@ export class KvCache {
     return table.indexed * this.pageSize;
   }
 
+  /** Pages that the table lacks for so many tokens. */
+  pagesMissing(table: PageTable, tokenCount: number): number {
+    return Math.max(0, this.pagesFor(tokenCount) - table.pages.length);
+  }
+
   canGrow(table: PageTable, tokenCount: number): boolean {
-    return this.pagesFor(tokenCount) - table.pages.length <= this.#freeCount;
+    return this.pagesMissing(table, tokenCount) <= this.#freeCount;
   }
 
   /** Adds pages until `tokenCount` tokens fit; `canGrow` has said that there are enough. */

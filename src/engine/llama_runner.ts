@@ -6,7 +6,7 @@ import { LoraWeights } from "../model/lora_weights.ts";
 import { aligned, Arena } from "../tensor/arena.ts";
 import type { LayerCache } from "../tensor/ops.ts";
 import { bytesOf, type DType, type Tensor } from "../tensor/tensor.ts";
-import { LogitRows } from "./logit_rows.ts";
+import { type ContrastRow, LogitRows } from "./logit_rows.ts";
 import type { ModelRunner, RowLogprob, StepResult, StepRow } from "./runner.ts";
 
 export interface RunnerLimits {
@@ -123,9 +123,13 @@ export class LlamaRunner implements ModelRunner {
   private sample(rows: StepRow[], first: number[], hidden: Tensor, results: StepResult[]): void {
     const chosen = rows.flatMap((row, s) => (row.sample ? [s] : []));
     if (chosen.length === 0) return;
-    const last = chosen.map((s) => (first[s] as number) + (rows[s] as StepRow).tokens.length - 1);
+    const lastOf = (s: number): number => (first[s] as number) + (rows[s] as StepRow).tokens.length - 1;
     const wanted = chosen.map((s) => (rows[s] as StepRow).sample as NonNullable<StepRow["sample"]>);
-    const samples = this.logits.sample(hidden, last, wanted);
+    const contrasts = chosen.flatMap((s, row): ContrastRow[] => {
+      const contrast = rows[s]?.contrast ?? null;
+      return contrast === null ? [] : [{ ...contrast, row, against: lastOf(rows.indexOf(contrast.against)) }];
+    });
+    const samples = this.logits.sample(hidden, chosen.map(lastOf), wanted, contrasts);
     chosen.forEach((s, i) => Object.assign(results[s] as StepResult, samples[i]));
   }
 

@@ -5,8 +5,7 @@ import { type LlamaConfig, readConfig } from "../model/config.ts";
 import { Llama } from "../model/llama.ts";
 import { adapterStamp } from "../model/lora_weights.ts";
 import { type ComputeType, loadWeights } from "../model/weights.ts";
-import { Device } from "../tensor/device.ts";
-import { libraryPath } from "../tensor/library.ts";
+import { openDevice } from "../tensor/open_device.ts";
 import { UsageError } from "../util/errors.ts";
 import { AdapterTable } from "./adapter_table.ts";
 import { LlamaRunner, logitBytes, pageBytes } from "./llama_runner.ts";
@@ -16,6 +15,8 @@ export interface RunnerOptions {
   directory: string;
   /** auto: float32 stays, bfloat16 and float16 become bfloat16. */
   dtype: "auto" | "float32" | "bfloat16" | "float64";
+  /** cpu, cuda, cuda:1 ... */
+  device: string;
   /** 0: every core this process may run on. */
   threads: number;
   /** null: what the model was made for, or what the cache holds. */
@@ -23,7 +24,7 @@ export interface RunnerOptions {
   maxSequences: number;
   /** Tokens of one step: decoding rows and a chunk of prefill together. */
   maxStepTokens: number;
-  /** null: a quarter of the memory that is free once the weights are loaded. */
+  /** null: of the memory that is free once the weights are loaded, a quarter; of a GPU's, nine tenths. */
   cacheBytes: number | null;
   /** LoRA adapters that may be in memory together. */
   maxAdapters: number;
@@ -31,6 +32,7 @@ export interface RunnerOptions {
 
 export const defaultRunnerOptions: Omit<RunnerOptions, "directory"> = {
   dtype: "auto",
+  device: "cpu",
   threads: 0,
   maxModelLen: null,
   maxSequences: 64,
@@ -59,7 +61,9 @@ export async function loadRunner(
   const checkpoint = await openCheckpoint(options.directory);
   const types = new Set([...checkpoint.tensors.values()].map((tensor) => tensor.dtype));
   const compute = computeType(options.dtype, types);
-  const device = Device.open(libraryPath("cpu"), { threads: options.threads });
+  const device = openDevice(options.device, { threads: options.threads });
+  if (compute === "f64" && !device.readsHostMemory)
+    throw new UsageError("--dtype float64 runs on the CPU only; choose float32 or bfloat16 for a GPU.");
   const weights = loadWeights(device, checkpoint, config, compute, (done, total) =>
     onProgress("loading weights", done, total),
   );
@@ -79,7 +83,7 @@ export async function loadRunner(
     maxModelLen: cache.maxModelLen,
     maxSequences: options.maxSequences,
     dtype: { f32: "float32", bf16: "bfloat16", f64: "float64" }[compute],
-    device: `${device.info.name} (${device.info.isa}, ${device.info.threads} threads)`,
+    device: `${device.info.name} (${device.info.isa}, ${device.info.threads} ${device.readsHostMemory ? "threads" : "multiprocessors"})`,
     parameterCount: weights.parameterCount,
     weightBytes: weights.bytes,
     cacheBytes: runner.cacheBytes,
@@ -134,8 +138,11 @@ function planCache(
 ): { pageCount: number; maxModelLen: number } {
   const bytes = pageBytes(model, pageSize);
   const all = Math.ceil(wanted / pageSize) * options.maxSequences;
-  const budget =
-    options.cacheBytes ?? Math.max(availableMemory() - logitBytes(model, options.maxSequences), 0) / 4;
+  const logits = logitBytes(model, options.maxSequences);
+  const { freeBytes } = model.device;
+  // A GPU's memory serves nothing else; a tenth is left for scratch.
+  const share = freeBytes === null ? (availableMemory() - logits) / 4 : (freeBytes - logits) * 0.9;
+  const budget = options.cacheBytes ?? Math.max(share, 0);
   const pageCount = Math.min(all, Math.floor(budget / bytes));
   const holds = pageCount * pageSize;
   if (holds >= wanted) return { pageCount, maxModelLen: wanted };

@@ -6,6 +6,14 @@ import type { SampleArrays } from "../tensor/ops.ts";
 import { bytesOf, type DType, Tensor } from "../tensor/tensor.ts";
 import type { RowLogprob, SampleRow, StepResult } from "./runner.ts";
 
+/** Sample `row` (its place among the sampled ones) pushed away from the row `against` of the hidden states. */
+export interface ContrastRow {
+  row: number;
+  against: number;
+  strength: number;
+  plausibility: number;
+}
+
 /** Most tokens that logprobs may list beside the chosen one. */
 export const topLogprobsMax = 64;
 
@@ -60,9 +68,19 @@ export class LogitRows {
   }
 
   /** Samples one id after each of the given rows of `hidden`. */
-  sample(hidden: Tensor, rows: number[], wanted: SampleRow[]): Pick<StepResult, "id" | "logprob">[] {
+  sample(
+    hidden: Tensor,
+    rows: number[],
+    wanted: SampleRow[],
+    contrasts: ContrastRow[],
+  ): Pick<StepResult, "id" | "logprob">[] {
     const { device, ops } = this.model;
-    const logits = this.compute(hidden, rows);
+    const computed = this.compute(hidden, [...rows, ...contrasts.map(({ against }) => against)]);
+    if (contrasts.length > 0) {
+      const { pairs, scalars } = this.staging.contrasts(contrasts, rows.length);
+      ops.contrast(computed, pairs, scalars);
+    }
+    const logits = computed.rows(rows.length);
     const anyLogprobs = wanted.some((row) => row.logprobs !== null);
     if (anyLogprobs) device.copy(this.raw.data, logits.data, logits.bytes);
     const ids = this.ids.rows(rows.length);
@@ -139,7 +157,7 @@ function trimmed(found: RowLogprob | null, top: number | null): RowLogprob | nul
   return found && top !== null ? { ...found, top: found.top.slice(0, top) } : null;
 }
 
-/** Device arrays of one koala_sample call; each grows to the largest step seen. */
+/** Device arrays of one koala_sample or koala_contrast call; each grows to the largest step seen. */
 class Staging {
   private readonly arenas = new Map<string, Arena>();
   constructor(private readonly device: Device) {}
@@ -182,6 +200,16 @@ class Staging {
         "i32",
       ),
       mask: this.send("mask", new Int32Array(mask.buffer), "i32"),
+    };
+  }
+
+  /** The others' logits begin behind those of `rows` sampled rows. */
+  contrasts(list: ContrastRow[], rows: number): { pairs: Tensor; scalars: Tensor } {
+    const pairs = Int32Array.from(list.flatMap(({ row }, c) => [row, rows + c]));
+    const scalars = Float32Array.from(list.flatMap(({ strength, plausibility }) => [strength, plausibility]));
+    return {
+      pairs: this.send("pairs", pairs, "i32"),
+      scalars: this.send("contrasts", scalars, "f32"),
     };
   }
 

@@ -56,6 +56,19 @@ export interface GenerateRequest {
   cacheSalt: string;
   /** Key of the adapter (adapterKey) whose weights it runs with; null or absent: the base alone. */
   adapter?: string | null;
+  /** null or absent: none. */
+  contrast?: ContrastRequest | null;
+}
+
+/** A second sequence that shares every generated token; the answer is pushed away from what it would say.
+ *  With logits a of the request and b of this: a + strength * (a - b) before penalties, bias and masks, for tokens of at
+ *  least `plausibility` times the best one's probability under a (koala_contrast). Logprobs are of the result. */
+export interface ContrastRequest {
+  prompt: number[];
+  /** 0 runs the request alone. */
+  strength: number;
+  /** From 0 (all tokens) to 1. */
+  plausibility: number;
 }
 
 /** A LoRA adapter in PEFT's layout. */
@@ -89,7 +102,8 @@ export type FinishReason = "stop" | "length" | "abort" | "error";
 
 /** What `generate` yields: at most one prompt event, then tokens, then exactly one finish. */
 export type EngineEvent =
-  | { type: "prompt"; cachedTokens: number; logprobs: (TokenLogprob | null)[] | null }
+  /** prefillMs: since its first token was scheduled; what came before was waiting. */
+  | { type: "prompt"; cachedTokens: number; logprobs: (TokenLogprob | null)[] | null; prefillMs?: number }
   | { type: "token"; id: number; logprob: TokenLogprob | null }
   /** stopTokenId: the id that ended it. error: one sentence for the user. */
   | { type: "finish"; reason: FinishReason; stopTokenId: number | null; error: string | null };

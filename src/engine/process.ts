@@ -42,6 +42,7 @@ export async function runEngineProcess(
       send({ type: "progress", stage, done, total }),
     );
     const core = new EngineCore({
+      clock: () => performance.now(),
       runner,
       compileGrammar: (spec) => compileGrammar(spec, vocabulary),
       endIds: vocabulary.endIds,

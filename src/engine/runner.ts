@@ -17,6 +17,16 @@ export interface StepRow {
   embed: boolean;
   /** Weights beside the base, made by this runner; null or absent: the base alone. */
   adapter?: AdapterWeights | null;
+  /** What is sampled is pushed away from another row of the same step; null or absent: from none. */
+  contrast?: Contrast | null;
+}
+
+/** koala_contrast's part in one row, before `sample`: logits and logprobs are those of the result. */
+export interface Contrast {
+  /** A row without a sample, whose last token stands at the same place of the answer. */
+  against: StepRow;
+  strength: number;
+  plausibility: number;
 }
 
 /** An adapter in memory. */

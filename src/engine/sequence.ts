@@ -3,7 +3,7 @@
  *  Always: the first `computed` tokens are in the cache, and `computed` < tokens.length while something is left to run.
  *  Generated tokens are kept when pages are taken away: they are computed again like a prompt, so nothing changes. */
 import { newPageTable, type PageTable } from "./kv_cache.ts";
-import type { EmbedRequest, GenerateRequest, TokenLogprob } from "./messages.ts";
+import type { ContrastRequest, EmbedRequest, GenerateRequest, TokenLogprob } from "./messages.ts";
 import type { StepResult, StepRow } from "./runner.ts";
 import type { Sampler } from "./sampler.ts";
 
@@ -24,11 +24,16 @@ export class Sequence {
   scheduled = 0;
   /** Prompt tokens found in the cache when it was first admitted; null before. */
   cachedTokens: number | null = null;
+  /** When its first token was scheduled, by the engine's clock. */
+  startedAt: number | null = null;
   promptReported = false;
   /** Logprob of each prompt token, the first `scored` + 1 of them known; null where not asked for. */
   readonly promptScores: (TokenLogprob | null)[] | null;
   /** The row handed to the runner; the object and its one-token array live as long as the sequence. */
   readonly row: StepRow;
+  /** The sequence that this one is pushed away from. It takes each generated token too, and is scheduled, preempted and
+   *  ended with this one; it has the same id and is in no list. */
+  guide: Sequence | null = null;
   readonly #scoreTop: number;
   readonly #single: number[] = [0];
   #scored = 0;
@@ -57,6 +62,29 @@ export class Sequence {
       score: null,
       embed: params === null,
     };
+  }
+
+  /** Runs a second prompt beside this one, from now to the end. */
+  pushAwayFrom(request: GenerateRequest, { prompt, strength, plausibility }: ContrastRequest): void {
+    const params = { ...request.params, promptLogprobs: null };
+    this.guide = new Sequence({ ...request, prompt, params, group: null }, null);
+    this.row.contrast = { against: this.guide.row, strength, plausibility };
+  }
+
+  /** Takes the token that was sampled. */
+  push(id: number): void {
+    this.tokens.push(id);
+    this.guide?.tokens.push(id);
+  }
+
+  /** Rows of a step in which it samples. */
+  get rowCount(): number {
+    return this.guide === null ? 1 : 2;
+  }
+
+  /** One token more, of each of the two, and the next one can be sampled. */
+  get decoding(): boolean {
+    return this.remaining === 1 && (this.guide === null || this.guide.remaining === 1);
   }
 
   /** Tokens that must run before the next one can be sampled. */

@@ -81,9 +81,7 @@ export function loadWeights(
   const blocks = layers.map((list) => load.all(list) as unknown as Block);
   const rest = load.all(top) as unknown as { norm: Tensor; head: PackedMatrix };
   files.close();
-  const entry = entryOf(checkpoint, embeddingPart);
-  const kept = MappedFile.open(device, entry.file);
-  const embedding = new Tensor(kept.data + entry.begin, embeddingPart.shape, elementType(entry));
+  const { embedding, kept } = openEmbedding(device, checkpoint, embeddingPart);
   return {
     embedding,
     blocks,
@@ -96,6 +94,23 @@ export function loadWeights(
       arena.close();
     },
   };
+}
+
+/** The table as it is stored: the mapped file itself, or a copy where the device cannot read that. */
+function openEmbedding(
+  device: Device,
+  checkpoint: Checkpoint,
+  part: Part,
+): { embedding: Tensor; kept: { close(): void } } {
+  const entry = entryOf(checkpoint, part);
+  const mapped = MappedFile.open(device, entry.file);
+  const table = new Tensor(mapped.data + entry.begin, part.shape, elementType(entry));
+  if (device.readsHostMemory) return { embedding: table, kept: mapped };
+  const arena = new Arena(device, "embedding", aligned(table.bytes));
+  const embedding = arena.tensor(part.shape, table.dtype);
+  device.copy(embedding.data, table.data, table.bytes);
+  mapped.close();
+  return { embedding, kept: arena };
 }
 
 function blockParameters(config: LlamaConfig, layer: number): Parameter[] {

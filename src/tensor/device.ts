@@ -8,6 +8,8 @@ export interface DeviceInfo {
   isa: string;
   threads: number;
   memory_bytes: number;
+  /** Of a GPU: what it can still give. */
+  free_bytes?: number;
 }
 
 /** Measured peaks of this machine, in GB/s and GFLOP/s. */
@@ -62,6 +64,16 @@ export class Device {
 
   close(): void {
     this.check("koala_device_close", this.native.koala_device_close(this.handle));
+  }
+
+  /** Whether ops may read memory of this process: a mapped file, an array. A GPU's may not. */
+  get readsHostMemory(): boolean {
+    return !this.info.isa.startsWith("sm_");
+  }
+
+  /** Bytes that a GPU can still give; null where memory is the machine's. */
+  get freeBytes(): number | null {
+    return (JSON.parse(this.readInfo()) as DeviceInfo).free_bytes ?? null;
   }
 
   /** Zeroed memory; an Arena is the only caller. */

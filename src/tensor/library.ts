@@ -19,7 +19,8 @@ import { dirname, join } from "node:path";
 import { UsageError } from "../util/errors.ts";
 import { isCompiled, rootDirectory } from "../util/self_command.ts";
 
-export type LibraryName = "cpu" | "cuda";
+/** emu is cuda's sources on an emulated GPU, for tests. */
+export type LibraryName = "cpu" | "cuda" | "emu";
 
 const suffix = process.platform === "darwin" ? "dylib" : "so";
 const loadable = new Map<LibraryName, string>();
@@ -36,7 +37,8 @@ export function libraryPath(name: LibraryName): string {
 function sourceLibrary(name: LibraryName): string {
   const path = join(rootDirectory, "build", libraryFile(name));
   if (existsSync(path)) return path;
-  throw new UsageError(`The native library ${path} is not built. Build it with: bun ffi/build.ts`);
+  const flag = name === "cpu" ? "" : ` --${name}`;
+  throw new UsageError(`The native library ${path} is not built. Build it with: bun ffi/build.ts${flag}`);
 }
 
 function compiledLibrary(name: LibraryName): string {

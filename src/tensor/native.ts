@@ -157,7 +157,8 @@ export const declarations = {
   koala_master_split: op("ptr", "ptr", "ptr", "ptr", "f64"),
   koala_master_join: op("ptr", "ptr", "ptr", "ptr", "f64"),
 
-  koala_comm_open: op("ptr", "cstring", "i32", "i32", "f64", "f64"),
+  koala_comm_offer: op("ptr", "ptr", "i32"),
+  koala_comm_open: op("ptr", "ptr", "cstring", "i32", "i32", "f64", "f64"),
   koala_comm_close: op("ptr"),
   koala_comm_abort: op("ptr"),
   koala_comm_wait: op("ptr", "f64"),

@@ -1,5 +1,5 @@
-/** Communicator of the ranks of one machine, over a shared memory object; a thread of the native library runs its collectives
- *  in the order of the calls.
+/** Communicator over a shared memory object of one machine, or through NCCL between GPUs: the name says which. A thread of the
+ *  native library runs its collectives in the order of the calls.
  *  Always: a collective that was not waited for is over before the next `exchange` or `barrier` returns. */
 import { ptr, type Pointer } from "bun:ffi";
 import {
@@ -17,7 +17,7 @@ import type { Device, DeviceEvent } from "./device.ts";
 import { dtypeCode, type Tensor } from "./tensor.ts";
 
 export interface SharedMemoryOptions {
-  /** The same for all ranks of a run, and never used before: "/koala-..." */
+  /** The same for all ranks of a run, and never used before: "/koala-...", rank 0's offer, or the second after the first. */
   name: string;
   rank: number;
   world: number;
@@ -27,6 +27,21 @@ export interface SharedMemoryOptions {
   onWait?: (symbol: string | null) => void;
   /** Bytes of shared memory a rank; longer tensors go through it piece by piece. */
   stagingBytes?: number;
+}
+
+/** What ranks tell each other before they choose a name: NCCL's version and the GPU, both empty where there is none, and a
+ *  fresh name of a communicator through NCCL. */
+export interface CommunicatorOffer {
+  nccl: string;
+  device: string;
+  name: string;
+}
+
+export function offerOf(device: Device): CommunicatorOffer {
+  const text = new Uint8Array(1024);
+  const status = device.native.koala_comm_offer(device.handle, ptr(text), text.length);
+  device.check("koala_comm_offer", status);
+  return JSON.parse(new TextDecoder().decode(text.subarray(0, text.indexOf(0)))) as CommunicatorOffer;
 }
 
 /** Returns when all ranks have joined. Throws NativeError where one does not come or the machine has no room. */
@@ -61,6 +76,7 @@ class SharedMemoryCommunicator implements Communicator {
     const path = new TextEncoder().encode(`${name}\0`);
     const status = device.native.koala_comm_open(
       ptr(out),
+      device.handle,
       ptr(path),
       rank,
       world,

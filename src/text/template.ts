@@ -28,6 +28,8 @@ export interface RenderOptions {
   date?: Date;
   /** The request's chat_template_kwargs: names outside `templateArguments` are refused. */
   templateArguments?: JsonObject;
+  /** What asks for the answer, in place of the template's own: "positive", "negative" or words. Koala's format only. */
+  marker?: string;
 }
 
 export interface ChatTemplate {
@@ -178,6 +180,7 @@ class JinjaTemplate implements ChatTemplate {
   ): { text: string; sentinel: string } {
     const { tools = [], continueFinalMessage = false, templateArguments: extra = {}, date } = options;
     checkOptions(options);
+    this.refuseMarker(options.marker);
     const plain = explainTools(this.toolFormat, plainMessages(messages), tools);
     const native = tools.length > 0 && this.toolFormat !== "generic";
     const input: JsonObject = {
@@ -208,6 +211,14 @@ class JinjaTemplate implements ChatTemplate {
       add_generation_prompt: addGenerationPrompt && !continueFinalMessage,
       ...this.specials(),
     };
+  }
+
+  private refuseMarker(marker: string | undefined): void {
+    if (marker === undefined) return;
+    throw new RequestError(
+      `The chat template ${this.name} has no markers for good and bad answers; leave marker and contrast out, or serve the model with --chat-template koala.`,
+      { param: "marker", code: "invalid_value" },
+    );
   }
 
   private marked(value: Json, sentinel: string): Json {
@@ -255,8 +266,9 @@ class KoalaTemplate implements ChatTemplate {
     return explainTools("generic", plainMessages(messages), tools);
   }
 
-  private merged({ addGenerationPrompt = true, continueFinalMessage = false }: RenderOptions): KoalaOptions {
-    return { ...this.koala, addGenerationPrompt, continueFinalMessage };
+  private merged(options: RenderOptions): KoalaOptions {
+    const { addGenerationPrompt = true, continueFinalMessage = false, marker = this.koala.marker } = options;
+    return { ...this.koala, addGenerationPrompt, continueFinalMessage, ...(marker ? { marker } : {}) };
   }
 }
 

@@ -67,8 +67,9 @@ export class ToolCallParser {
   }
 
   private lastContent(): string {
-    const next = this.syntax.next(this.held, true);
-    const rest = next === "wait" ? this.held : this.held.slice(next.skip);
+    const next = this.syntax.next(this.held);
+    // An answer that is cut behind a call may end with a piece of its closing tag, which is no content.
+    const rest = next === "wait" ? "" : this.held.slice(next.skip);
     return rest.trim() === "" ? "" : rest;
   }
 
@@ -146,7 +147,7 @@ export class ToolCallParser {
 
   /** After a call: its closing tag, then another call or more text. */
   private between(output: Output): boolean {
-    const next = this.syntax.next(this.held, false);
+    const next = this.syntax.next(this.held);
     if (next === "wait") return false;
     this.held = this.held.slice(next.skip);
     this.atStart = false;

@@ -4,8 +4,8 @@ import type { ToolFormat } from "./tool_formats.ts";
 export interface Syntax {
   /** Where a call's marker begins and, when all of it is there, ends; null when no part of a marker is there. */
   open(text: string, atStart: boolean): { start: number; end: number | null } | null;
-  /** What follows a call. "wait": not enough text to know, unless it is the `final` text. */
-  next(text: string, final: boolean): "wait" | { skip: number; after: "call" | "content" };
+  /** What follows a call. "wait": nothing yet but blanks and what may be the beginning of a tag. */
+  next(text: string): "wait" | { skip: number; after: "call" | "content" };
 }
 
 /** The marker, or the beginning of one at the text's end. */
@@ -21,12 +21,12 @@ function findMarker(text: string, marker: string): { start: number; end: number 
 
 const hermes: Syntax = {
   open: (text) => findMarker(text, "<tool_call>"),
-  next: (text, final) => {
+  next: (text) => {
     const [between, close = ""] = /^\s*(<\/tool_call>)?\s*/.exec(text)!;
     const rest = text.slice(between.length);
     if (rest.startsWith("<tool_call>")) return { skip: between.length + "<tool_call>".length, after: "call" };
     const open = "<tool_call>".startsWith(rest) || (close === "" && "</tool_call>".startsWith(rest));
-    if (open && !final) return "wait";
+    if (open) return "wait";
     return { skip: close === "" ? 0 : text.indexOf(close) + close.length, after: "content" };
   },
 };
@@ -41,9 +41,9 @@ const llama3: Syntax = {
     if (rest.startsWith(tag)) return { start: 0, end: blank + tag.length };
     return rest.startsWith("{") ? { start: 0, end: blank } : null;
   },
-  next: (text, final) => {
+  next: (text) => {
     const separator = /^[\s;,]*(?:<\|python_tag\|>)?\s*/.exec(text)![0].length;
-    if ("<|python_tag|>".startsWith(text.slice(separator)) && !final) return "wait";
+    if ("<|python_tag|>".startsWith(text.slice(separator))) return "wait";
     return text[separator] === "{" ? { skip: separator, after: "call" } : { skip: 0, after: "content" };
   },
 };
@@ -58,10 +58,10 @@ const mistral: Syntax = {
       return { start: found.start, end: null };
     return { start: found.start, end: found.end + list.length };
   },
-  next: (text, final) => {
+  next: (text) => {
     const match = /^\s*([,\]])?/.exec(text)!;
     if (match[1] === undefined)
-      return match[0].length === text.length && !final ? "wait" : { skip: 0, after: "content" };
+      return match[0].length === text.length ? "wait" : { skip: 0, after: "content" };
     return match[1] === ","
       ? { skip: match[0].length, after: "call" }
       : { skip: match[0].length, after: "content" };

@@ -1,7 +1,7 @@
 /** Random schedules: whatever arrives, leaves, is preempted or shares pages, each surviving request answers as if it were alone.
  *  The expectation is computed without the engine (expectedTokens), the pages are checked after each step. */
 import { expect, test } from "bun:test";
-import type { SamplingParams } from "../../src/engine/messages.ts";
+import type { ContrastRequest, SamplingParams } from "../../src/engine/messages.ts";
 import { CoreDriver } from "../support/engine_core.ts";
 import {
   expectedTokens,
@@ -25,6 +25,7 @@ interface Plan {
   embed: boolean;
   arrivesAt: number;
   abortsAt: number;
+  contrast?: ContrastRequest;
 }
 
 class Dice {
@@ -101,6 +102,23 @@ function drawPlans(dice: Dice, pagedTokens: number): Plan[] {
   return plans;
 }
 
+/** Some of the plans answer away from a second prompt, which shares a beginning with their own; those that fit. */
+function contrasted(plans: Plan[], limits: ReturnType<typeof drawLimits>, dice: Dice): Plan[] {
+  return plans.map((plan) => {
+    const shared = dice.between(0, plan.prompt.length);
+    const other = Array.from({ length: dice.between(1, 6) }, () => dice.between(0, 49));
+    const contrast: ContrastRequest = {
+      prompt: [...plan.prompt.slice(0, shared), ...other],
+      strength: dice.pick([0, 0.5, 1.5, 3]),
+      plausibility: dice.pick([0, 0.1, 0.5]),
+    };
+    const tokens = [plan.prompt.length, contrast.prompt.length].map((length) => length + ANSWER_MAX);
+    const pages = tokens.reduce((sum, count) => sum + Math.ceil(count / limits.pageSize), 0);
+    const fits = pages <= limits.pageCount && Math.min(limits.maxRows, limits.maxTokens) >= 2;
+    return dice.chance(0.5) && fits && !plan.embed ? { ...plan, contrast } : plan;
+  });
+}
+
 function run(driver: CoreDriver, plans: readonly Plan[]): void {
   for (let now = 0; now < 5000; now++) {
     for (const plan of plans) {
@@ -129,7 +147,7 @@ function compare(driver: CoreDriver, plan: Plan): void {
     return;
   }
   const { tokens, finish, prompt } = driver.of(plan.id);
-  const expected = expectedTokens(plan.prompt, plan.params);
+  const expected = expectedTokens(plan.prompt, plan.params, 50, plan.contrast);
   if (finish?.reason === "abort") {
     expect(plan.abortsAt).toBeLessThan(Infinity);
     return expect(tokens).toEqual(expected.slice(0, tokens.length));
@@ -154,12 +172,13 @@ function promptLogprobs({ prompt, params }: Plan): number[] | undefined {
 }
 
 test(`${SCHEDULES} random schedules give each request the answer it has alone and leave no page behind`, () => {
-  const totals = { preemptions: 0, prefixHitTokens: 0, aborted: 0, grouped: 0, finished: 0 };
+  const totals = { preemptions: 0, prefixHitTokens: 0, aborted: 0, contrasted: 0, grouped: 0, finished: 0 };
   for (let seed = 0; seed < SCHEDULES; seed++) {
     const dice = new Dice(seed);
     const limits = drawLimits(dice);
     limits.pageCount = Math.max(limits.pageCount, Math.ceil((ANSWER_MAX + 6) / limits.pageSize));
-    const plans = drawPlans(dice, limits.pageSize * limits.pageCount);
+    const drawn = drawPlans(dice, limits.pageSize * limits.pageCount);
+    const plans = contrasted(drawn, limits, new Dice(seed + SCHEDULES));
     const driver = new CoreDriver(limits);
     try {
       run(driver, plans);
@@ -173,6 +192,9 @@ test(`${SCHEDULES} random schedules give each request the answer it has alone an
     }
     totals.preemptions += driver.core.stats.preemptions;
     totals.prefixHitTokens += driver.core.stats.prefixHitTokens;
+    totals.contrasted += plans.filter(
+      ({ contrast }) => contrast !== undefined && contrast.strength > 0,
+    ).length;
     totals.grouped += plans.filter((plan) => plan.group !== null).length;
     for (const { finish } of driver.transcripts.values())
       totals[finish?.reason === "abort" ? "aborted" : "finished"]++;
@@ -182,5 +204,6 @@ test(`${SCHEDULES} random schedules give each request the answer it has alone an
   expect(totals.prefixHitTokens).toBeGreaterThan(1000);
   expect(totals.aborted).toBeGreaterThan(50);
   expect(totals.grouped).toBeGreaterThan(200);
+  expect(totals.contrasted).toBeGreaterThan(100);
   expect(totals.finished).toBeGreaterThan(1000);
 });

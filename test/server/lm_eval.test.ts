@@ -74,6 +74,36 @@ describe("loglikelihood requests", () => {
   });
 });
 
+describe("with --score-bos", () => {
+  test("ids are scored behind BOS, and the answer has exactly the client's tokens", async () => {
+    const { post, engine } = testServer({ scoreBos: true });
+    const ids = bytes("abcd");
+    const { choices, usage } = await json(
+      await post("/v1/completions", { ...scoring, prompt: [ids, [BOS, ...ids]], return_token_ids: true }),
+    );
+    expect(engine.requests.map(({ prompt }) => prompt)).toEqual([
+      [BOS, ...ids],
+      [BOS, ...ids],
+    ]);
+    const [without, withBos] = choices;
+    expect(without.logprobs.token_logprobs.length).toBe(ids.length + 1);
+    expect(without.logprobs.token_logprobs[0]).toBe(bigramLogprobs(BOS)[ids[0]!]!);
+    expect(without.prompt_token_ids).toEqual(ids);
+    expect(without.text).toStartWith("abcd");
+    expect(parseLogprobs(without, 2)).toEqual(loglikelihood(ids, 2));
+    expect(withBos.logprobs.token_logprobs.length).toBe(ids.length + 2);
+    expect(withBos.logprobs.token_logprobs[0]).toBeNull();
+    expect(usage.prompt_tokens).toBe(2 * ids.length + 1);
+  });
+
+  test("texts keep what add_special_tokens says", async () => {
+    const { post, engine } = testServer({ scoreBos: true });
+    await post("/v1/completions", { prompt: "x", max_tokens: 1 });
+    await post("/v1/completions", { prompt: "x", max_tokens: 1, add_special_tokens: false });
+    expect(engine.requests.map(({ prompt }) => prompt)).toEqual([[BOS, 120], [120]]);
+  });
+});
+
 describe("the remote tokenizer", () => {
   test("finds its special tokens, and texts survive the way there and back", async () => {
     const { get, post } = testServer();

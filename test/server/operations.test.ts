@@ -2,7 +2,7 @@
 
 import { describe, expect, test } from "bun:test";
 import { z } from "zod";
-import { byteTokenizer, FakeEngine, HIDDEN } from "../support/fake_engine.ts";
+import { byteTokenizer, FakeEngine, HIDDEN, PREFILL_MS } from "../support/fake_engine.ts";
 import { testServer } from "../support/test_server.ts";
 
 const json = async (response: Response): Promise<any> => response.json();
@@ -117,6 +117,8 @@ describe("metrics", () => {
       expect(samples.get(`${prefix}request_prompt_tokens_sum${label}`)).toBe(usage.prompt_tokens);
       expect(samples.get(`${prefix}request_generation_tokens_sum${label}`)).toBe(usage.completion_tokens);
       expect(samples.get(`${prefix}time_to_first_token_seconds_count${label}`)).toBe(2);
+      expect(samples.get(`${prefix}request_queue_time_seconds_count${label}`)).toBe(2);
+      expect(samples.get(`${prefix}request_prefill_time_seconds_sum${label}`)).toBe((2 * PREFILL_MS) / 1000);
       expect(samples.get(`${prefix}inter_token_latency_seconds_count${label}`)).toBe(
         usage.completion_tokens - 2,
       );
@@ -161,7 +163,7 @@ describe("documents", () => {
       .filter((route) => route.method !== "ALL")
       .map((route) => `${route.method} ${route.path.replace(/:(\w+)(\{\.\+\})?/g, "{$1}")}`);
     expect(declared.sort()).toEqual(registered.sort());
-    expect(declared.length).toBe(50);
+    expect(declared.length).toBe(52);
     const references = [...JSON.stringify(document).matchAll(/"\$ref":"([^"]+)"/g)].map((match) => match[1]!);
     expect(references.length).toBeGreaterThan(30);
     for (const reference of references)

@@ -23,6 +23,8 @@ export const EOS = 257;
 export const IM_END = 259;
 export const VOCABULARY = 260;
 export const HIDDEN = 8;
+/** What it says that each prompt took. */
+export const PREFILL_MS = 8;
 
 /** Bytes are the ids 0 to 255, then `<s>`, `</s>`, `<|im_start|>`, `<|im_end|>`; BOS in front of texts.
  *  `extra`: more special tokens, from 260 on. */
@@ -160,6 +162,7 @@ export class FakeEngine implements Engine {
       type: "prompt",
       cachedTokens: follows ? prompt.length - 1 : Math.floor((prompt.length - 1) / 16) * 16,
       logprobs: scorePrompt(prompt, params),
+      prefillMs: PREFILL_MS,
     };
     const sampler = new FakeSampler(request, this.options.script?.(request) ?? null, this.#vocabulary);
     for (let count = 0; count < params.maxTokens; count++) {

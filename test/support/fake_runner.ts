@@ -1,7 +1,7 @@
 /** A model without weights: the next token depends on all tokens of the sequence, and on nothing else.
  *  It keeps tokens where a real runner keeps keys and values, in pages, and reads the whole sequence back through the page
  *  table: a wrong page, a missing prefill or an overwritten shared page changes what it answers. */
-import type { SamplingParams } from "../../src/engine/messages.ts";
+import type { ContrastRequest, SamplingParams } from "../../src/engine/messages.ts";
 import type { ModelRunner, RowLogprob, SampleRow, StepResult, StepRow } from "../../src/engine/runner.ts";
 import { uniform } from "../../src/util/rng.ts";
 
@@ -49,7 +49,7 @@ export class FakeRunner implements ModelRunner {
     if (tokenCount > this.maxTokens) throw new Error(`${tokenCount} tokens in a step`);
     const written = new Set<number>();
     for (const row of rows) this.#write(row, written);
-    return rows.map((row) => this.#answer(row));
+    return rows.map((row) => this.#answer(row, rows));
   }
 
   #slot(row: StepRow, position: number): number {
@@ -73,10 +73,15 @@ export class FakeRunner implements ModelRunner {
     });
   }
 
-  #answer(row: StepRow): StepResult {
+  #read(row: StepRow): number[] {
     const sequence: number[] = [];
     for (let position = 0; position < row.past + row.tokens.length; position++)
       sequence.push(this.#memory[this.#slot(row, position)]!);
+    return sequence;
+  }
+
+  #answer(row: StepRow, rows: StepRow[]): StepResult {
+    const sequence = this.#read(row);
     const result: StepResult = { id: null, logprob: null, scores: null, hiddenSum: null };
     if (row.score !== null) {
       const { targets, top } = row.score;
@@ -93,7 +98,12 @@ export class FakeRunner implements ModelRunner {
       result.hiddenSum = sum;
     }
     if (row.sample !== null) {
-      const logits = fakeLogits(sequence, this.vocabularySize);
+      let logits = fakeLogits(sequence, this.vocabularySize);
+      if (row.contrast) {
+        const { against } = row.contrast;
+        if (!rows.includes(against)) throw new Error("a contrast with a row of another step");
+        logits = contrasted(logits, fakeLogits(this.#read(against), this.vocabularySize), row.contrast);
+      }
       result.id = sampleLikeTheHeader(logits, row.sample);
       if (row.sample.logprobs !== null && result.id >= 0)
         result.logprob = logprobOf(logits, result.id, row.sample.logprobs);
@@ -103,7 +113,12 @@ export class FakeRunner implements ModelRunner {
 }
 
 /** What a request must give, from the functions above and the request alone: no pages, no batch, no engine. */
-export function expectedTokens(prompt: number[], params: SamplingParams, vocabularySize = 50): number[] {
+export function expectedTokens(
+  prompt: number[],
+  params: SamplingParams,
+  vocabularySize = 50,
+  contrast: ContrastRequest | null = null,
+): number[] {
   const tokens = prompt.slice();
   while (tokens.length - prompt.length < params.maxTokens) {
     const generated = tokens.slice(prompt.length);
@@ -113,7 +128,12 @@ export function expectedTokens(prompt: number[], params: SamplingParams, vocabul
       { length: vocabularySize },
       (_, id) => !(early && params.stopTokenIds.includes(id)),
     );
-    const id = sampleLikeTheHeader(fakeLogits(tokens, vocabularySize), {
+    const own = fakeLogits(tokens, vocabularySize);
+    const logits =
+      contrast === null || contrast.strength === 0
+        ? own
+        : contrasted(own, fakeLogits([...contrast.prompt, ...generated], vocabularySize), contrast);
+    const id = sampleLikeTheHeader(logits, {
       ...params,
       uniform: uniform(params.seed, generated.length),
       history,
@@ -148,6 +168,19 @@ function scramble(value: number): number {
   let mixed = Math.imul(value ^ (value >>> 16), 0x45d9f3b);
   mixed = Math.imul(mixed ^ (mixed >>> 16), 0x45d9f3b);
   return (mixed ^ (mixed >>> 16)) >>> 0;
+}
+
+/** koala_contrast as the header says it, in float64. */
+export function contrasted(
+  a: readonly number[],
+  b: readonly number[],
+  { strength, plausibility }: { strength: number; plausibility: number },
+): number[] {
+  const top = Math.max(...a);
+  const plausible = a.map((logit) => logit >= top + Math.log(plausibility));
+  const pushed = a.map((logit, id) => logit + strength * (logit - b[id]!));
+  const least = Math.min(...pushed.filter((_, id) => plausible[id]));
+  return a.map((logit, id) => (plausible[id] ? pushed[id]! : least - 1000 + (logit - top)));
 }
 
 /** The order of operations of koala_sample, without top-k, top-p and min-p. */

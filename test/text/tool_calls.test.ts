@@ -122,6 +122,15 @@ describe("calls", () => {
   });
 });
 
+test("a call whose closing tag is cut leaves no piece of the tag in the content", () => {
+  const call = '<tool_call>\n{"name": "time", "arguments": {}}';
+  for (const tail of ["\n", "\n<", "\n</tool_", "\n</tool_call>", "\n</tool_call>\n<tool"]) {
+    const { content, calls } = collect("hermes", [`Now: ${call}${tail}`]);
+    expect([content, calls.map(({ name }) => name)]).toEqual(["Now: ", ["time"]]);
+  }
+  expect(collect("hermes", [`${call}\n</tool_call> and < text`]).content).toContain("and < text");
+});
+
 const noCalls: [ToolFormat, string][] = [
   ["hermes", "An answer with < and <tool and <tool_calls> in it."],
   ["hermes", "<tool_call>this is no JSON</tool_call> at all"],
