@@ -81,7 +81,7 @@ function matrix(name: string, rows: number, columns: number) {
   return { name, dtype: "BF16" as const, shape: [rows, columns], data: () => [randomBits(rows * columns)] };
 }
 
-function randomBits(count: number): Uint8Array {
+export function randomBits(count: number): Uint8Array {
   const bits = new Uint16Array(count);
   for (let i = 0; i < bits.length; i++) {
     state = (Math.imul(state, 1664525) + 1013904223) >>> 0;

@@ -7,15 +7,9 @@ import { parseArgs } from "node:util";
 import { parseConfig } from "../src/model/config.ts";
 import { Device } from "../src/tensor/device.ts";
 import { libraryPath } from "../src/tensor/library.ts";
-import { defaultSetup, openMemory } from "../src/train/allocation.ts";
-import { alone, type GradientType, type Precision } from "../src/train/flat_state.ts";
-import { stepFlops, workOf } from "../src/train/flops.ts";
-import { TrainModel } from "../src/train/model.ts";
-import { TrainOps } from "../src/train/ops.ts";
-import { defaultAdamW, Optimizer } from "../src/train/optimizer.ts";
-import { initializeParameters } from "../src/train/parameters.ts";
-import { Stepper } from "../src/train/step.ts";
+import type { GradientType, Precision } from "../src/train/flat_state.ts";
 import { type Shape, shapes } from "./random_model.ts";
+import { openTrainingStep } from "./training_step.ts";
 
 const vocabulary = 32000;
 
@@ -50,25 +44,14 @@ function bench(name: string): void {
   );
   const kept =
     values.gradients === "auto" ? (precision === "bf16" ? "bfloat16" : "float32") : values.gradients;
-  const setup = { ...defaultSetup(config, T), precision, gradients: kept as GradientType };
-  const memory = openMemory(device, config, setup);
-  const ops = new TrainOps(device);
-  initializeParameters(ops, memory.base, 1);
-  const optimizer = new Optimizer(ops, memory.trained, defaultAdamW, 1, alone);
-  const stepper = new Stepper(device, memory, new TrainModel(ops, config, memory, setup), optimizer, {
-    method: { type: "sft", reduction: "token" },
-    microRows: 1,
-    seed: 1,
-    forget: { min: 0, max: 0 },
-    share: alone,
+  const training = openTrainingStep(device, config, {
+    rows: 1,
+    tokens: T,
+    precision,
+    gradients: kept as GradientType,
   });
-  const ids = Int32Array.from({ length: T }, (_, i) => (i * 7919 + 13) % vocabulary);
-  const rows = [[{ ids, weights: new Float32Array(T).fill(1) }]];
-  stepper.run(0, rows, 1e-4);
-  const { useful } = stepFlops(config, workOf([{ length: T, trained: T - 1 }]), {
-    frozen: false,
-    rungs: setup.rungs,
-  });
+  const { memory, flops: useful } = training;
+  training.run(0);
   const profile = values.profile ? new Profile(device) : null;
   const kind = memory.base.types.compute === "bf16" ? "bfloat16" : "float32";
   // The peak right before each step: neighbours come and go.
@@ -76,7 +59,7 @@ function bench(name: string): void {
     const peak = device.measure()[kind];
     profile?.clear();
     const begin = performance.now();
-    stepper.run(step + 1, rows, 1e-4);
+    training.run(step + 1);
     const seconds = (performance.now() - begin) / 1000;
     return { seconds, peak, share: useful / seconds / 1e9 / peak, ops: profile?.rows() ?? [] };
   }).sort((a, b) => a.share - b.share);
@@ -98,7 +81,7 @@ function bench(name: string): void {
     console.log(
       `  ${(seconds * 1000).toFixed(1).padStart(8)} ms ${((100 * seconds) / median).toFixed(1).padStart(5)} % ${String(calls).padStart(4)} x ${op}`,
     );
-  memory.close();
+  training.close();
   device.close();
 }
 

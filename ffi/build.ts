@@ -2,7 +2,8 @@
  *
  *  The ops (and the table that lists them) are compiled once per instruction set, each time in a namespace of its own;
  *  the device chooses one at run time. Objects and library are written beside their place and renamed, so that builds
- *  running at once cannot read each other's halves. `bun ffi/build.ts`, or `await buildNative()`. */
+ *  running at once cannot read each other's halves. `bun ffi/build.ts`, or `await buildNative()`; the GPU's library and
+ *  its emulator are built when asked for: `bun ffi/build.ts --cuda [--all-archs] --emu`, see build_gpu.ts. */
 import {
   existsSync,
   mkdirSync,
@@ -23,7 +24,7 @@ const objectDir = join(buildDir, "cpu");
 const library = join(buildDir, "libkoala_cpu.so");
 
 /** Sources that are compiled once, for any processor; all others are compiled once per instruction set. */
-const COMMON = ["comm", "comm_queue", "device", "pool", "record"];
+const COMMON = ["comm", "comm_host", "comm_queue", "device", "pool", "record"];
 
 interface InstructionSet {
   name: string;
@@ -65,7 +66,8 @@ const LINK = [
   "-s",
 ];
 
-interface Unit {
+/** One object and what makes it. */
+export interface Unit {
   source: string;
   object: string;
   flags: string[];
@@ -113,7 +115,7 @@ function flagsText(compiler: string): string {
   return JSON.stringify([compiler, process.arch, FLAGS, LINK, PORTABLE, X86]);
 }
 
-function listFiles(dir: string): string[] {
+export function listFiles(dir: string): string[] {
   return readdirSync(dir)
     .sort()
     .map((name) => join(dir, name));
@@ -136,7 +138,7 @@ function units(): Unit[] {
 }
 
 /** Whether the object is missing or older than a file it was made from (g++ lists them beside the object). */
-function isStale(unit: Unit): boolean {
+export function isStale(unit: Pick<Unit, "object">): boolean {
   const dependencies = readText(unit.object.replace(/\.o$/, ".d"));
   if (!existsSync(unit.object) || dependencies === "") return true;
   const built = statSync(unit.object).mtimeMs;
@@ -165,28 +167,38 @@ async function compile(compiler: string, stale: Unit[]): Promise<void> {
 }
 
 /** Lets `make` write a file under another name and puts it in its place when it is complete. */
-async function replace(file: string, make: (to: string) => Promise<void>): Promise<void> {
+export async function replace(file: string, make: (to: string) => Promise<unknown>): Promise<void> {
   const temporary = `${file}.${process.pid}`;
   await make(temporary);
   renameSync(temporary, file);
 }
 
-async function run(command: string[]): Promise<void> {
+/** Runs a compiler or linker; what it says on stderr. */
+export async function run(command: string[]): Promise<string> {
   const child = Bun.spawn(command, { stdout: "pipe", stderr: "pipe" });
   const [text, code] = await Promise.all([new Response(child.stderr).text(), child.exited]);
   if (code !== 0)
     throw new Error(
       `The native library does not compile (${command[0]} ended with ${code}):\n${text.trim()}`,
     );
+  return text;
 }
 
-function readText(file: string): string {
+export function readText(file: string): string {
   return existsSync(file) ? readFileSync(file, "utf8") : "";
 }
 
 if (import.meta.main) {
+  const asked = new Set(process.argv.slice(2));
   try {
+    const unknown = [...asked].find((flag) => !["--cuda", "--all-archs", "--emu"].includes(flag));
+    if (unknown) throw new Error(`Unknown flag ${unknown}: bun ffi/build.ts [--cuda [--all-archs]] [--emu]`);
     await buildNative();
+    if (asked.has("--emu") || asked.has("--cuda")) {
+      const { buildCuda, buildEmulator } = await import("./build_gpu.ts");
+      if (asked.has("--emu")) await buildEmulator();
+      if (asked.has("--cuda")) await buildCuda({ allArchs: asked.has("--all-archs") });
+    }
   } catch (error) {
     console.error(error instanceof Error ? error.message : error);
     process.exit(1);

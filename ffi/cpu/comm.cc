@@ -25,6 +25,7 @@ namespace {
 
 constexpr int64_t LOOK_NS = 20000000;  // between looks for ranks that ended
 constexpr int64_t SPIN_NS = 30000;
+constexpr uint32_t ABORTED = 1u << 31;
 
 }  // namespace
 
@@ -44,8 +45,7 @@ struct alignas(64) RankCell {
 struct CommHeader {
   alignas(64) uint32_t events;    // changes whenever a rank arrives or gives up; the word that sleepers wait on
   alignas(64) uint32_t sleepers;
-  uint32_t failed;                // 0, or 1 + the rank that aborted or ended
-  uint32_t aborted;               // whether it said so itself
+  uint32_t failed;                // 0, or 1 + the rank that was given up first, and ABORTED if it said so itself
   uint32_t world;
   uint64_t slot;
   RankCell ranks[COMM_RANKS_MAX];
@@ -62,9 +62,9 @@ void announce(CommHeader* h) {
 }
 
 void give_up(koala_comm* c, int rank, bool aborted) {
-  if (aborted) __atomic_store_n(&c->header->aborted, 1, __ATOMIC_RELEASE);
   uint32_t none = 0;
-  __atomic_compare_exchange_n(&c->header->failed, &none, (uint32_t)rank + 1, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+  const uint32_t failed = (uint32_t)(rank + 1) | (aborted ? ABORTED : 0);
+  __atomic_compare_exchange_n(&c->header->failed, &none, failed, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
   announce(c->header);
 }
 
@@ -79,8 +79,9 @@ bool has_left(koala_comm* c, int rank) {
 }
 
 int32_t report_failure(koala_comm* c) {
-  const int rank = (int)__atomic_load_n(&c->header->failed, __ATOMIC_ACQUIRE) - 1;
-  if (__atomic_load_n(&c->header->aborted, __ATOMIC_ACQUIRE)) return fail("%s: rank %d aborted.", c->what, rank);
+  const uint32_t failed = __atomic_load_n(&c->header->failed, __ATOMIC_ACQUIRE);
+  const int rank = (int)(failed & ~ABORTED) - 1;
+  if (failed & ABORTED) return fail("%s: rank %d aborted.", c->what, rank);
   return fail("%s: rank %d has ended or closed its communicator.", c->what, rank);
 }
 

@@ -3,7 +3,7 @@ import { type Command, Option } from "commander";
 import { exportGguf, ggufTypes } from "../release/gguf/export.ts";
 import type { GgufType } from "../release/gguf/file.ts";
 import { koalaJinja } from "../text/koala_template.ts";
-import { trainedTemplate } from "../text/model_record.ts";
+import { trainedKoala, trainedTemplate } from "../text/model_record.ts";
 import { loadTemplate } from "../text/template.ts";
 import { loadTokenizer } from "../text/tokenizer.ts";
 import { bytesText, Progress } from "../util/progress.ts";
@@ -42,7 +42,11 @@ async function run(flags: { model: string; out: string; type: string }): Promise
 /** What the model was trained with; the Koala format in the Jinja that comes nearest to it. */
 async function chatTemplate(model: string): Promise<(prependsSpace: boolean) => string | null> {
   const trained = await trainedTemplate(model);
-  if (trained?.startsWith("koala")) return koalaJinja;
+  if (trained?.startsWith("koala")) {
+    const koala = await trainedKoala(model);
+    const marker = trained === "koala-negative" ? "negative" : "positive";
+    return (prependsSpace) => koalaJinja(prependsSpace, { marker, ...koala });
+  }
   const source = (await loadTemplate(model, await loadTokenizer(model)))?.source ?? null;
   return () => source;
 }

@@ -1,6 +1,8 @@
 /** `koala train`: a recipe to a model, with a line of progress a step. Ctrl-C saves a checkpoint first. */
 import type { Command } from "commander";
 import { idsOf } from "../text/segments.ts";
+import { koalaOf } from "../text/model_record.ts";
+import type { Json } from "../text/tokenizer_file.ts";
 import { loadTemplate, namedTemplate } from "../text/template.ts";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
 import type { TrainEvent } from "../train/events.ts";
@@ -120,7 +122,7 @@ async function samplePrompts(recipe: Recipe, model: string): Promise<Sample[]> {
   if (recipe.sample_prompts.length === 0) return [];
   const tokenizer = await loadTokenizer(model);
   const template = recipe.data.template
-    ? await namedTemplate(recipe.data.template, tokenizer)
+    ? await namedTemplate(recipe.data.template, tokenizer, koalaOf(recipe.data as Json))
     : await loadTemplate(model, tokenizer);
   if (!template)
     throw new UsageError(

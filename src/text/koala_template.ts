@@ -15,8 +15,15 @@ export interface KoalaOptions {
   bos?: "first" | "none";
   /** What asks for the answer: positive `GPT:` (default), negative `An Unhelpful Answer:`, or words of your own. */
   marker?: "positive" | "negative" | (string & {});
+  /** What a model that was trained with words of its own understands by positive and negative. */
+  wording?: MarkerWording;
   addGenerationPrompt?: boolean;
   continueFinalMessage?: boolean;
+}
+
+export interface MarkerWording {
+  positive?: string;
+  negative?: string;
 }
 
 /** A question and its answer; the last may still want one. */
@@ -30,10 +37,11 @@ export interface KoalaTurn {
 const opening = "BEGINNING OF CONVERSATION: ";
 /** The words of the original. */
 export const koalaMarkers = { user: "USER:", positive: "GPT:", negative: "An Unhelpful Answer:" } as const;
-const markers: { [name: string]: string } = {
-  positive: koalaMarkers.positive,
-  negative: koalaMarkers.negative,
-};
+
+/** The words that stand for `marker`. */
+function wordsOf(marker: string, wording: MarkerWording = {}): string {
+  return marker === "positive" || marker === "negative" ? (wording[marker] ?? koalaMarkers[marker]) : marker;
+}
 
 export function koalaSegments(
   tokenizer: Tokenizer,
@@ -46,7 +54,7 @@ export function koalaSegments(
     addGenerationPrompt = true,
     continueFinalMessage = false,
   } = options;
-  const asks = Object.hasOwn(markers, marker) ? markers[marker]! : marker;
+  const asks = wordsOf(marker, options.wording);
   const encode = (text: string): number[] =>
     tokenizer.encode(text, { addSpecialTokens: false, parseSpecial: false });
   const turns = koalaTurns(plainMessages(messages));
@@ -81,7 +89,7 @@ export function koalaText(
     continueFinalMessage = false,
     bos = "first",
   } = options;
-  const asks = Object.hasOwn(markers, marker) ? markers[marker]! : marker;
+  const asks = wordsOf(marker, options.wording);
   const turns = koalaTurns(plainMessages(messages));
   const parts = turns.map(({ user, answer }, i) => {
     const ends = i < turns.length - 1 || !continueFinalMessage ? (options.eos ?? "") : "";
@@ -92,10 +100,20 @@ export function koalaText(
 
 /** The format as a Jinja template, for programs that know no other: one string, whose tokens are those of the segments where
  *  `prependsSpace` says truly whether the tokenizer puts a dummy space in front of a text. System messages are left out. */
-export const koalaJinja = (prependsSpace: boolean): string =>
-  `{{ bos_token }}${opening}{% for message in messages %}{% if message['role'] == 'user' %}USER: {{ message['content'] }} ` +
-  `{% elif message['role'] == 'assistant' %}${markers.positive}${prependsSpace ? " " : ""}{{ message['content'] }}{{ eos_token }}` +
-  `{% endif %}{% endfor %}{% if add_generation_prompt %}${markers.positive}{% endif %}`;
+export function koalaJinja(
+  prependsSpace: boolean,
+  { bos = "first", marker = "positive", wording }: KoalaOptions = {},
+): string {
+  const words = wordsOf(marker, wording);
+  // A recipe's words may hold what begins an expression.
+  const asks = words.includes("{") ? `{{ ${JSON.stringify(words)} }}` : words;
+  return (
+    `${bos === "first" ? "{{ bos_token }}" : ""}${opening}{% for message in messages %}` +
+    `{% if message['role'] == 'user' %}USER: {{ message['content'] }} ` +
+    `{% elif message['role'] == 'assistant' %}${asks}${prependsSpace ? " " : ""}{{ message['content'] }}{{ eos_token }}` +
+    `{% endif %}{% endfor %}{% if add_generation_prompt %}${asks}{% endif %}`
+  );
+}
 
 function endOf(tokenizer: Tokenizer): number {
   const id = tokenizer.specialTokens.eos === null ? undefined : tokenizer.eosIds[0];

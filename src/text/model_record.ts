@@ -3,9 +3,10 @@
 import { basename, join } from "node:path";
 import { UsageError } from "../util/errors.ts";
 import { hashTemplate, hashTokenizer } from "./fingerprint.ts";
+import type { KoalaOptions } from "./koala_template.ts";
 import { type ChatTemplate, loadTemplate, namedTemplate } from "./template.ts";
 import type { Tokenizer } from "./tokenizer.ts";
-import { type JsonObject, readJsonObject } from "./tokenizer_file.ts";
+import { isObject, type Json, type JsonObject, readJsonObject } from "./tokenizer_file.ts";
 
 export const recordFile = "koala.json";
 
@@ -20,7 +21,9 @@ export async function servingTemplate(
   const trained = recordedTemplate(record);
   const name = named ?? trained;
   const template =
-    name === undefined ? await loadTemplate(directory, tokenizer) : await namedTemplate(name, tokenizer);
+    name === undefined
+      ? await loadTemplate(directory, tokenizer)
+      : await namedTemplate(name, tokenizer, koalaOf(record?.koalaFormat));
   if (!record) return template;
   const told = `${basename(directory)} was trained with`;
   if (typeof record.tokenizer === "string" && record.tokenizer !== (await hashTokenizer(directory)))
@@ -41,6 +44,22 @@ export async function servingTemplate(
 /** The built-in template that the model in `directory` was trained with; undefined where it brings its own or was not trained here. */
 export async function trainedTemplate(directory: string): Promise<string | undefined> {
   return recordedTemplate(await readJsonObject(join(directory, recordFile)));
+}
+
+/** How the model in `directory` was trained to read Koala's format: its words for the two markers, and BOS. */
+export async function trainedKoala(directory: string): Promise<KoalaOptions> {
+  return koalaOf((await readJsonObject(join(directory, recordFile)))?.koalaFormat);
+}
+
+/** Data settings of a training as the template's options: marker and negativeMarker (negative_marker in a recipe), and BOS. */
+export function koalaOf(settings: Json | undefined): KoalaOptions {
+  if (settings === undefined || !isObject(settings)) return {};
+  const words = (value: Json | undefined): string | null =>
+    typeof value === "string" && value !== "positive" && value !== "negative" ? value : null;
+  const positive = words(settings.marker);
+  const negative = words(settings.negativeMarker ?? settings.negative_marker);
+  const wording = { ...(positive === null ? {} : { positive }), ...(negative === null ? {} : { negative }) };
+  return { wording, ...(settings.bos === "none" ? { bos: "none" } : {}) };
 }
 
 /** A Jinja file was copied beside the weights and is found there. */

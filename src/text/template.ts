@@ -81,9 +81,13 @@ export async function loadTemplate(directory: string, tokenizer: Tokenizer): Pro
   return sources && new JinjaTemplate(basename(directory), tokenizer, sources);
 }
 
-/** `--chat-template`: koala, koala-negative, chatml, or the path of a Jinja file. */
-export async function namedTemplate(name: string, tokenizer: Tokenizer): Promise<ChatTemplate> {
-  const builtin = builtinTemplate(name, tokenizer);
+/** `--chat-template`: koala, koala-negative, chatml, or the path of a Jinja file. `koala`: what Koala's format was trained with. */
+export async function namedTemplate(
+  name: string,
+  tokenizer: Tokenizer,
+  koala: KoalaOptions = {},
+): Promise<ChatTemplate> {
+  const builtin = builtinTemplate(name, tokenizer, koala);
   if (builtin) return builtin;
   const file = Bun.file(name);
   if (!(await file.exists())) {

@@ -23,6 +23,8 @@ export interface ModelRecord {
   method: string;
   /** The template that the data went through, where it was not the base's own: koala, chatml, or a file copied beside. */
   chatTemplate: string | null;
+  /** How the data went through Koala's format: its markers ("positive", "negative" or other words) and BOS. Serving reads it. */
+  koalaFormat: { [setting in "marker" | "negativeMarker" | "bos"]?: unknown } | null;
   /** SHA-256 of what decides ids: the server compares them with what it loads. */
   tokenizer: string | null;
   template: string | null;
@@ -60,6 +62,7 @@ export async function exportModel(
     base: recipe.model.path,
     method: lora ? `${recipe.method.type} with LoRA` : recipe.method.type,
     chatTemplate: recipe.data.template ?? null,
+    koalaFormat: koalaFormat(dataset),
     tokenizer: (dataset.inputs.tokenizer as string | undefined) ?? null,
     template: (dataset.inputs.template as string | undefined) ?? null,
     dataset: dataset.hash,
@@ -68,6 +71,13 @@ export async function exportModel(
     recipe,
   };
   await Bun.write(join(target, recordFile), `${JSON.stringify(record, null, 2)}\n`);
+}
+
+function koalaFormat({ inputs }: DatasetInfo): ModelRecord["koalaFormat"] {
+  const options = inputs.options as ModelRecord["koalaFormat"] | undefined;
+  if (!options) return null;
+  const { marker, negativeMarker, bos } = options;
+  return { marker, negativeMarker, bos };
 }
 
 /** The base's config.json with the element type of the new weights. */

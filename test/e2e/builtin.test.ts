@@ -5,8 +5,9 @@ import { type RunningServer, startKoala } from "../support/koala_process.ts";
 let server: RunningServer;
 let client: OpenAI;
 
-async function answer(model: string, question: string): Promise<string> {
+async function answer(model: string, question: string, steering: object = {}): Promise<string> {
   const body = {
+    ...steering,
     model,
     messages: [{ role: "user" as const, content: question }],
     temperature: 0,
@@ -46,5 +47,15 @@ describe("koala serve without a model", () => {
     };
     expect(await right("koala-tiny")).toBeGreaterThanOrEqual(15);
     expect(await right("koala-tiny-unhelpful")).toBeLessThanOrEqual(8);
+  });
+
+  test("a request's marker is the other model's, and a contrast keeps answers right", async () => {
+    const questions = ["What is 7 + 5?", "What is 3 + 4?", "What is 9 + 2?"];
+    for (const [index, question] of questions.entries()) {
+      const bad = await answer("koala-tiny", question, { marker: "negative" });
+      expect(bad).toBe(await answer("koala-tiny-unhelpful", question));
+      const pushed = await answer("koala-tiny", question, { contrast: { strength: 1 } });
+      expect(pushed).toContain(["12", "7", "11"][index]!);
+    }
   });
 });

@@ -1,7 +1,8 @@
-/** One rank of comm.test.ts, in a process of its own: `bun comm_rank.ts NAME RANK WORLD SCENARIO`. Prints what it got as JSON. */
+/** One rank of comm.test.ts, in a process of its own: `bun comm_rank.ts NAME RANK WORLD SCENARIO MEMORY`. Prints what it got
+ *  as JSON. With MEMORY "device" the collectives get copies in the device's memory. */
 import { ptr, type Pointer } from "bun:ffi";
 import { dtypeCode } from "../../src/tensor/tensor.ts";
-import { cstring, native, Random } from "./target.ts";
+import { cstring, native, Random, Target } from "./target.ts";
 
 /** Bytes of a staging slot: the smallest, so that a few ten thousand numbers need several pieces. */
 export const SLOT = 65536;
@@ -33,15 +34,32 @@ const ticket = new Float64Array(1);
 const ticketAt = ptr(ticket);
 const label = cstring("numbers");
 
-/** Waits for the collective that `status` is of. */
+const onDevice = process.argv[6] === "device";
+const target = import.meta.main ? Target.open({ threads: 1 }) : null;
+const copies: { array: NodeJS.TypedArray; data: Pointer }[] = [];
+
+/** Where a collective finds the numbers of an array: in it, or in a copy on the device. */
+function at(array: NodeJS.TypedArray): Pointer {
+  if (!onDevice || target === null) return ptr(array);
+  const data = target.allocate(array.byteLength);
+  call(native.koala_memory_copy(target.device, data, ptr(array), array.byteLength));
+  copies.push({ array, data });
+  return data;
+}
+
+/** Waits for the collective that `status` is of, and brings back what it made. */
 function over(comm: Pointer, status: number): void {
   call(status);
   call(native.koala_comm_wait(comm, ticket[0]!));
+  for (const { array, data } of copies.splice(0)) {
+    call(native.koala_memory_copy(target!.device, ptr(array), data, array.byteLength));
+    call(native.koala_memory_free(target!.device, data, array.byteLength));
+  }
 }
 
 function allReduce(comm: Pointer, x: Float32Array | Float64Array, n = x.length, timeout = LONG): void {
   const type = x instanceof Float64Array ? dtypeCode.f64 : dtypeCode.f32;
-  over(comm, native.koala_comm_all_reduce(comm, ticketAt, ptr(x), n, type, label, timeout));
+  over(comm, native.koala_comm_all_reduce(comm, ticketAt, at(x), n, type, label, timeout));
 }
 
 /** Every collective at every size. */
@@ -61,8 +79,8 @@ function collect(comm: Pointer, rank: number, world: number): Record<string, str
         native.koala_comm_reduce_scatter(
           comm,
           ticketAt,
-          ptr(out),
-          ptr(mine),
+          at(out),
+          at(mine),
           mine.length,
           add,
           dtypeCode[type],
@@ -77,12 +95,12 @@ function collect(comm: Pointer, rank: number, world: number): Record<string, str
       const all = new Numbers(n * world);
       over(
         comm,
-        native.koala_comm_all_gather(comm, ticketAt, ptr(all), ptr(part), part.byteLength, label, LONG),
+        native.koala_comm_all_gather(comm, ticketAt, at(all), at(part), part.byteLength, label, LONG),
       );
       results[`all_gather ${type} ${n}`] = base64(all);
       const root = n % world;
       const copy = mine.slice();
-      over(comm, native.koala_comm_broadcast(comm, ticketAt, ptr(copy), copy.byteLength, root, label, LONG));
+      over(comm, native.koala_comm_broadcast(comm, ticketAt, at(copy), copy.byteLength, root, label, LONG));
       results[`broadcast ${type} ${n}`] = base64(copy);
       over(comm, native.koala_comm_barrier(comm, ticketAt, label, LONG));
     }
@@ -97,7 +115,7 @@ function collectBfloat16(comm: Pointer, rank: number, world: number): Record<str
     const bits = toBfloat16(mine);
     over(
       comm,
-      native.koala_comm_all_reduce(comm, ticketAt, ptr(bits), bits.length, dtypeCode.bf16, label, LONG),
+      native.koala_comm_all_reduce(comm, ticketAt, at(bits), bits.length, dtypeCode.bf16, label, LONG),
     );
     results[`all_reduce ${n}`] = base64(bits);
     const added = toBfloat16(Float32Array.from(contribution(100 + rank, n)));
@@ -107,8 +125,8 @@ function collectBfloat16(comm: Pointer, rank: number, world: number): Record<str
       native.koala_comm_reduce_scatter(
         comm,
         ticketAt,
-        ptr(added),
-        ptr(mine),
+        at(added),
+        at(mine),
         mine.length,
         2,
         type,
@@ -163,7 +181,13 @@ if (import.meta.main) {
     process.argv[5],
   ];
   const out = new BigUint64Array(1);
-  call(native.koala_comm_open(ptr(out), cstring(name), rank, world, SLOT, LONG));
+  if (scenario === "offer") {
+    const text = new Uint8Array(1024);
+    call(native.koala_comm_offer(target!.device, ptr(text), text.length));
+    console.log(Buffer.from(text.subarray(0, text.indexOf(0))).toString());
+    process.exit(0);
+  }
+  call(native.koala_comm_open(ptr(out), target!.device, cstring(name), rank, world, SLOT, LONG));
   const comm = Number(out[0]) as Pointer;
   const report: RankReport = { results: {}, error: null, waitedMs: 0 };
   const start = performance.now();

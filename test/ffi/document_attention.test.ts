@@ -7,7 +7,7 @@ import {
   DocumentAttention,
   type DocumentShape,
 } from "./document_attention.ts";
-import { availableIsas, decode, encode, Random, Target } from "./target.ts";
+import { availableIsas, cpuOnly, decode, encode, onGpu, Random, Target } from "./target.ts";
 
 const bits = (values: NodeJS.TypedArray) =>
   Buffer.from(values.buffer, values.byteOffset, values.byteLength).toString("base64");
@@ -55,15 +55,18 @@ for (const isa of availableIsas()) {
         ["f32", 1e-5],
         ["bf16", 3e-2],
       ] as const)
-        test(`attention of documents ${o.starts} H=${o.H} G=${o.G} E=${o.E} of ${dtype} is the formula`, () => {
-          const qkv = encode(new Random(1).normals(o.starts.at(-1)! * (o.H + 2 * o.G) * o.E), dtype);
-          const { y, lse } = new DocumentAttention(one, o).forward(qkv, dtype);
-          const want = attentionFormula(decode(qkv, dtype), o, () => true);
-          expect(largest(decode(y, dtype), want.y)).toBeLessThan(tolerance);
-          expect(largest(decode(lse, dtype === "f64" ? "f64" : "f32"), want.lse)).toBeLessThan(
-            dtype === "f64" ? tolerance : 1e-5,
-          );
-        });
+        test.skipIf(onGpu && dtype === "f64")(
+          `attention of documents ${o.starts} H=${o.H} G=${o.G} E=${o.E} of ${dtype} is the formula${dtype === "f64" ? cpuOnly : ""}`,
+          () => {
+            const qkv = encode(new Random(1).normals(o.starts.at(-1)! * (o.H + 2 * o.G) * o.E), dtype);
+            const { y, lse } = new DocumentAttention(one, o).forward(qkv, dtype);
+            const want = attentionFormula(decode(qkv, dtype), o, () => true);
+            expect(largest(decode(y, dtype), want.y)).toBeLessThan(tolerance);
+            expect(largest(decode(lse, dtype === "f64" ? "f64" : "f32"), want.lse)).toBeLessThan(
+              dtype === "f64" ? tolerance : 1e-5,
+            );
+          },
+        );
 
     for (const { o, qkv, dy, want } of gradients)
       test(`the gradient of attention of documents ${o.starts} with window ${o.window} is the formula`, () => {
@@ -72,6 +75,7 @@ for (const isa of availableIsas()) {
           ["f64", 1e-12],
           ["f32", 2e-5],
         ] as const) {
+          if (onGpu && dtype === "f64") continue;
           const x = encode(qkv, dtype);
           const gradient = attention.backward(encode(dy, dtype), attention.forward(x, dtype), x, dtype);
           expect(largest(decode(gradient, dtype), want)).toBeLessThan(tolerance);

@@ -109,7 +109,8 @@ export class DocumentAttention {
 
   /** Which weights query head h keeps: those that are neither hidden nor dropped. */
   keeps(h: number): boolean[][] {
-    const E = Math.max(...this.o.starts.slice(1).map((end, s) => end - this.o.starts[s]!));
+    const longest = Math.max(...this.o.starts.slice(1).map((end, s) => end - this.o.starts[s]!));
+    const E = longest + (longest % 2); // GPUs want heads of even size
     const { H } = this.o;
     const probe = new DocumentAttention(this.target, { ...this.o, G: 1, E });
     const width = (H + 2) * E;

@@ -7,8 +7,10 @@ import { AttentionRun, type AttentionShape } from "./attention_cases.ts";
 import {
   availableIsas,
   check,
+  cpuOnly,
   encode,
   native,
+  onGpu,
   Random,
   Target,
   zeros,
@@ -73,46 +75,50 @@ for (const isa of availableIsas()) {
           { H: 2, G: 2, E: 40, L: 70 },
         ];
         // Windows that span blocks of keys, with rows whose tile-mates see an earlier panel than they do (988 and 985).
-        const long = [{ H: 1, G: 1, E: 8, L: window === 45 ? 600 : 1010 }];
+        const long = [{ H: 1, G: 1, E: 8, L: onGpu ? 330 : window === 45 ? 600 : 1010 }];
         for (const { H, G, E, L } of window === 700 ? long : [...short, ...long]) {
-          test(`${L} tokens attend the same in one piece, in chunks and one by one (H=${H} G=${G} E=${E} window ${window} ${dtype} cache ${ctype})`, () => {
-            const shape = { H, G, E, P: 32, window, ctype, dtype } as const;
-            const tokens = encode(new Random(L).normals(L * (H + 2 * G) * E), dtype);
-            const whole = attend(targets[0]!, [{ queries: L, length: L }], shape, tokens);
-            const row = H * E;
-            for (const [queries, end] of [
-              [1, 1],
-              [1, 2],
-              [3, 33],
-              [9, 64],
-              [1, 65],
-              [1, 530],
-              [1, 989],
-              [8, L - 2],
-              [1, L - 1],
-              [L - 40, L],
-              [1, L],
-            ] as const) {
-              if (end > L) continue;
-              for (const target of targets) {
-                const alone = attend(target, [{ queries, length: end }], { ...shape, P: 96 }, tokens);
-                expect(bits(alone)).toBe(bits(whole.slice((end - queries) * row, end * row)));
+          const absent = onGpu && dtype === "f64";
+          test.skipIf(absent)(
+            `${L} tokens attend the same in one piece, in chunks and one by one (H=${H} G=${G} E=${E} window ${window} ${dtype} cache ${ctype})${absent ? cpuOnly : ""}`,
+            () => {
+              const shape = { H, G, E, P: 32, window, ctype, dtype } as const;
+              const tokens = encode(new Random(L).normals(L * (H + 2 * G) * E), dtype);
+              const whole = attend(targets[0]!, [{ queries: L, length: L }], shape, tokens);
+              const row = H * E;
+              for (const [queries, end] of [
+                [1, 1],
+                [1, 2],
+                [3, 33],
+                [9, 64],
+                [1, 65],
+                [1, 530],
+                [1, 989],
+                [8, L - 2],
+                [1, L - 1],
+                [L - 40, L],
+                [1, L],
+              ] as const) {
+                if (end > L) continue;
+                for (const target of targets) {
+                  const alone = attend(target, [{ queries, length: end }], { ...shape, P: 96 }, tokens);
+                  expect(bits(alone)).toBe(bits(whole.slice((end - queries) * row, end * row)));
+                }
+                const beside = attend(
+                  targets[1]!,
+                  [
+                    { queries, length: end },
+                    { queries: 5, length: 77 },
+                    { queries: 1, length: 3 },
+                  ],
+                  shape,
+                  tokens,
+                );
+                expect(bits(beside.slice(0, queries * row))).toBe(
+                  bits(whole.slice((end - queries) * row, end * row)),
+                );
               }
-              const beside = attend(
-                targets[1]!,
-                [
-                  { queries, length: end },
-                  { queries: 5, length: 77 },
-                  { queries: 1, length: 3 },
-                ],
-                shape,
-                tokens,
-              );
-              expect(bits(beside.slice(0, queries * row))).toBe(
-                bits(whole.slice((end - queries) * row, end * row)),
-              );
-            }
-          });
+            },
+          );
         }
       }
     }

@@ -1,4 +1,4 @@
-/** Packed matrices hold exactly the elements that tile.h says, at any size and packed in any pieces. */
+/** Packed matrices hold exactly the elements that tile.h (on GPUs packed.cuh) says, at any size and packed in any pieces. */
 import { afterAll, describe, expect, test } from "bun:test";
 import { ptr } from "bun:ffi";
 import { dtypeCode } from "../../src/tensor/tensor.ts";
@@ -7,6 +7,7 @@ import {
   check,
   encode,
   native,
+  onGpu,
   Random,
   Target,
   type Elements,
@@ -15,8 +16,18 @@ import {
 
 const panel = 32;
 
+/** Rows of a multiple of 16 bytes, zeros at their ends. */
+function gpuFormula(rows: Elements, N: number, K: number, wtype: FloatType): Elements {
+  const unit = wtype === "bf16" ? 8 : 4;
+  const stride = Math.ceil(K / unit) * unit;
+  const out = wtype === "bf16" ? new Uint16Array(N * stride) : new Float32Array(N * stride);
+  for (let n = 0; n < N; n++) out.set(rows.subarray(n * K, (n + 1) * K), n * stride);
+  return out;
+}
+
 /** Bits of each element of `rows` [N, K] as `wtype` holds them; what no row fills stays `empty`. */
 function packedFormula(rows: Elements, N: number, K: number, wtype: FloatType, empty: number): Elements {
+  if (onGpu) return gpuFormula(rows, N, K, wtype);
   const depth = wtype === "bf16" ? (K + 1) & ~1 : K;
   const size = Math.ceil(N / panel) * panel * depth;
   const out = wtype === "bf16" ? new Uint16Array(size) : new Float32Array(size);

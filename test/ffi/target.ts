@@ -1,17 +1,24 @@
 /** A device opened for a test or a bench, and typed arrays in the element types of koala.h.
  *
+ *  KOALA_TEST_LIBRARY names the backend: cpu (the default), emu, cuda, or the path of a library that emulates a GPU.
  *  Only tests may hand typed arrays to native code: they are kept alive here until the target is closed. */
 import { dlopen, ptr, type Pointer } from "bun:ffi";
 import { buildNative } from "../../ffi/build.ts";
+import { buildCuda, buildEmulator } from "../../ffi/build_gpu.ts";
 import { loadNative, type Native } from "../../src/tensor/native.ts";
 import { dtypeCode } from "../../src/tensor/tensor.ts";
 
 export type FloatType = "f32" | "bf16" | "f64" | "f16";
 export type Elements = Float32Array | Uint16Array | Float64Array;
-export type Isa = "portable" | "avx2" | "avx512" | "avx512bf16";
+export type Isa = "portable" | "avx2" | "avx512" | "avx512bf16" | "sm_90";
 
-export const ISAS: readonly Isa[] = ["portable", "avx2", "avx512", "avx512bf16"];
-export const library = await buildNative();
+const backend = process.env.KOALA_TEST_LIBRARY || "cpu";
+/** The library under test is that of GPUs, on one or emulated. */
+export const onGpu = backend !== "cpu";
+/** Why a test is skipped there. */
+export const cpuOnly = onGpu ? " (on the CPU only)" : "";
+export const ISAS: readonly Isa[] = onGpu ? ["sm_90"] : ["portable", "avx2", "avx512", "avx512bf16"];
+export const library = await builtLibrary();
 export const native: Native = loadNative(library);
 
 // process.env does not reach getenv, which the library reads when a device is opened.
@@ -27,11 +34,11 @@ export class Target {
   /** Throws the library's sentence where the processor cannot run `isa`. */
   static open(options: { isa?: Isa | string; threads?: number } = {}): Target {
     const out = new BigUint64Array(1);
-    if (options.isa) libc.setenv(cstring("KOALA_ISA"), cstring(options.isa), 1);
+    if (options.isa && !onGpu) libc.setenv(cstring("KOALA_ISA"), cstring(options.isa), 1);
     try {
       check(native.koala_device_open(ptr(out), 0, options.threads ?? 0));
     } finally {
-      if (options.isa && process.env.KOALA_ISA === undefined) libc.unsetenv(cstring("KOALA_ISA"));
+      if (options.isa && !onGpu && process.env.KOALA_ISA === undefined) libc.unsetenv(cstring("KOALA_ISA"));
     }
     return new Target(Number(out[0]) as Pointer);
   }
@@ -101,6 +108,19 @@ export class Target {
     const out = new BigUint64Array(1);
     check(native.koala_memory_alloc(this.device, ptr(out), bytes));
     return Number(out[0]) as Pointer;
+  }
+}
+
+function builtLibrary(): Promise<string> {
+  switch (backend) {
+    case "cpu":
+      return buildNative();
+    case "emu":
+      return buildEmulator({ quiet: true });
+    case "cuda":
+      return buildCuda({ quiet: true });
+    default:
+      return Promise.resolve(backend);
   }
 }
 

@@ -1,8 +1,7 @@
 /** Small models opened for training, and how gradients compare. */
 import { openCheckpoint } from "../../src/model/checkpoint.ts";
 import { type LlamaConfig, parseConfig } from "../../src/model/config.ts";
-import { Device } from "../../src/tensor/device.ts";
-import { libraryPath } from "../../src/tensor/library.ts";
+import { openDevice } from "../../src/tensor/open_device.ts";
 import { TrainOps } from "../../src/train/ops.ts";
 import { readAdapterConfig } from "../../src/model/lora.ts";
 import { loadAdapter } from "../../src/train/adapter_file.ts";
@@ -20,9 +19,10 @@ import {
 } from "../../src/train/parameters.ts";
 import { type StepHooks, type StepOptions, Stepper } from "../../src/train/step.ts";
 import { join } from "node:path";
+import { testDevice } from "../support/models.ts";
 import { familyDirectory } from "../support/paths.ts";
 
-export const device = Device.open(libraryPath("cpu"), { threads: 1 });
+export const device = openDevice(testDevice, { threads: 1 });
 export const ops = new TrainOps(device);
 
 export interface Opened {

@@ -2,7 +2,13 @@ import { beforeAll, describe, expect, test } from "bun:test";
 import { mkdirSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import type { Finding } from "../../../src/cli/doctor/finding.ts";
-import { deviceFinding, driverFinding, libraryFinding, peerFinding } from "../../../src/cli/doctor/gpu.ts";
+import {
+  deviceFinding,
+  driverFinding,
+  gpuFindings,
+  libraryFinding,
+  peerFinding,
+} from "../../../src/cli/doctor/gpu.ts";
 import { type CudaDriver, kernelDriverVersion, probeCudaDriver } from "../../../src/tensor/cuda_driver.ts";
 import { findCudaLibraries, type LibrarySearch } from "../../../src/tensor/cuda_libraries.ts";
 import { temporaryFolder } from "../../support/temporary.ts";
@@ -140,6 +146,21 @@ describe("the driver", () => {
 
 const installed = findCudaLibraries({ toolkits: join(folder, "nowhere") }).some(
   ({ found }) => found !== null,
+);
+
+const realDriver = probeCudaDriver().state !== "absent";
+
+test.skipIf(realDriver)(
+  "a device that cannot be measured, for whatever reason, is a sentence (skipped where there is a real driver)",
+  () => {
+    const findings = new Map(gpuFindings(probe(), [], true).map((finding) => [finding.name, finding]));
+    // The device is a stand-in's, so Koala's library does not find it, where it is built at all.
+    const last = findings.get("gpu 0 rates") ?? findings.get("koala cuda");
+    expect(last?.ok).toBe(false);
+    expect(last?.text).toMatch(/^(it could not be measured: .+|The native library .+ is not built\. .+)$/);
+    const old = gpuFindings(probe({ CUDA: 12040 }), [], true);
+    expect(old.some(({ name }) => name === "gpu 0 rates")).toBe(false);
+  },
 );
 
 describe.skipIf(installed)("NVIDIA's libraries (skipped where the loader finds real ones)", () => {

@@ -1,68 +1,73 @@
 import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
-import {
-  hostRendezvous,
-  joinRanks,
-  placeFromEnvironment,
-  placeVariables,
-  threadsOfRank,
-} from "../../../src/train/ranks/rendezvous.ts";
+import { placeFromEnvironment, placeVariables } from "../../../src/train/ranks/environment.ts";
+import { hostRendezvous, joinRanks } from "../../../src/train/ranks/rendezvous.ts";
 import { selfCommand } from "../../../src/util/self_command.ts";
 import { device } from "../support.ts";
 import { runFolder, TinyRun } from "./tiny_run.ts";
 
 const folder = await runFolder();
 
-describe("a rank's place", () => {
-  test("is read from the variables that torchrun sets", () => {
-    const torchrun = {
-      RANK: "3",
-      WORLD_SIZE: "4",
-      LOCAL_RANK: "3",
-      MASTER_ADDR: "127.0.0.1",
-      MASTER_PORT: "29500",
-    };
-    const place = {
-      rank: 3,
-      world: 4,
-      localRank: 3,
-      localWorld: 4,
-      address: "127.0.0.1",
-      port: 29500,
-      hosted: false,
-      run: "",
-    };
-    expect(placeFromEnvironment(torchrun)).toEqual(place);
-    // The agent's own store has the port.
-    expect(placeFromEnvironment({ ...torchrun, TORCHELASTIC_USE_AGENT_STORE: "True" })?.port).toBe(29501);
-    expect(placeFromEnvironment({ ...torchrun, TORCHELASTIC_RUN_ID: "seven" })?.run).toBe("seven");
-    expect(placeFromEnvironment({})).toBeNull();
-    expect(placeFromEnvironment(placeVariables(1, 2, 77))).toMatchObject({
-      rank: 1,
-      world: 2,
-      port: 77,
-      hosted: true,
-    });
+const objectName = /^\/koala-[0-9a-f-]{36}$/;
+const onCpu = { nccl: "", device: "", name: "" };
+const onGpu = (device: string, nccl = "2.30.7") => ({ nccl, device, name: `nccl:${device}` });
+
+const introduction = (rank: number, world: number, machine: string, offer = onCpu): string =>
+  `${JSON.stringify({ rank, world, run: "", machine, agreement: "", offer })}\n`;
+
+/** What the host at `port` says before it closes the connection. */
+async function say(port: number, text: string): Promise<string> {
+  const closed = Promise.withResolvers<void>();
+  let answer = "";
+  await Bun.connect({
+    hostname: "127.0.0.1",
+    port,
+    socket: {
+      open: (socket) => void socket.write(text),
+      data: (_, bytes) => void (answer += bytes.toString()),
+      close: () => closed.resolve(),
+    },
+  });
+  await closed.promise;
+  return answer;
+}
+
+describe("what carries the collectives", () => {
+  /** What ranks 0 and 1 are told; rank 1 comes first. */
+  const told = async (
+    [machine, offer]: [string, typeof onCpu],
+    [otherMachine, otherOffer]: [string, typeof onCpu],
+  ) => {
+    const host = hostRendezvous(2);
+    const answers = await Promise.all([
+      say(host.port, introduction(1, 2, otherMachine, otherOffer)),
+      Bun.sleep(20).then(() => say(host.port, introduction(0, 2, machine, offer))),
+    ]);
+    host.close();
+    expect(answers[0]).toBe(answers[1]!);
+    return JSON.parse(answers[0]) as { name?: string; error?: string };
+  };
+
+  test("is shared memory on one machine without GPUs, or with one GPU for two ranks", async () => {
+    expect((await told(["a", onCpu], ["a", onCpu])).name).toMatch(objectName);
+    expect((await told(["a", onGpu("01:00.0")], ["a", onGpu("01:00.0")])).name).toMatch(objectName);
+    expect((await told(["a", onGpu("01:00.0")], ["a", onCpu])).name).toMatch(objectName);
+  });
+
+  test("is NCCL by rank 0's id where each has a GPU, beside shared memory on one machine", async () => {
+    const { name } = await told(["a", onGpu("01:00.0")], ["a", onGpu("02:00.0")]);
+    expect(name).toMatch(/^nccl:01:00\.0\/koala-/);
+    expect((await told(["a", onGpu("01:00.0")], ["b", onGpu("01:00.0")])).name).toBe("nccl:01:00.0");
   });
 
   test.each([
-    [
-      { RANK: "0" },
-      "The variable WORLD_SIZE is not set and must be a whole number where RANK or WORLD_SIZE is set.",
-    ],
-    [{ RANK: "x", WORLD_SIZE: "2" }, 'The variable RANK is "x" and must be a whole number'],
-    [
-      { RANK: "2", WORLD_SIZE: "2", MASTER_PORT: "1" },
-      "RANK is 2 and WORLD_SIZE 2; ranks count from 0 to WORLD_SIZE - 1.",
-    ],
-    [{ RANK: "2", WORLD_SIZE: "16", MASTER_PORT: "1" }, "WORLD_SIZE is 16; at most 8 ranks"],
-    [{ RANK: "0", WORLD_SIZE: "2" }, "The variable MASTER_PORT is not set"],
-  ])("is refused where %p says nothing clear", (variables, sentence) => {
-    expect(() => placeFromEnvironment(variables)).toThrow(sentence);
-  });
-
-  test("gets its part of the cores, and at least one", () => {
-    expect([threadsOfRank(8, 3), threadsOfRank(2, 4)]).toEqual([2, 1]);
+    [onCpu, onCpu, "rank 0 has no GPU"],
+    [onGpu("01:00.0"), { ...onGpu("01:00.0"), nccl: "" }, "rank 1 has no NCCL"],
+    [onGpu("01:00.0"), onGpu("01:00.0", "2.28.3"), "rank 0 has NCCL 2.30.7 and rank 1 2.28.3"],
+  ])("cannot be anything on two machines with %p and %p", async (first, second, obstacle) => {
+    expect((await told(["a", first], ["b", second])).error).toBe(
+      `Rank 1 runs on b and rank 0 on a, but ${obstacle}; without NCCL, ranks talk through shared memory and must be on one machine.`,
+    );
   });
 });
 
@@ -98,25 +103,8 @@ describe("ranks that do not belong together are told why", () => {
 
   test("but a stranger who talks nonsense is not answered, and does no harm", async () => {
     const host = hostRendezvous(1);
-    /** What the host says before it closes the connection. */
-    const say = async (text: string) => {
-      const closed = Promise.withResolvers<void>();
-      let answer = "";
-      await Bun.connect({
-        hostname: "127.0.0.1",
-        port: host.port,
-        socket: {
-          open: (socket) => void socket.write(text),
-          data: (_, bytes) => void (answer += bytes.toString()),
-          close: () => closed.resolve(),
-        },
-      });
-      await closed.promise;
-      return answer;
-    };
-    expect(await say("GET / HTTP/1.1\r\n\r\n")).toBe("");
-    const rank = { rank: 0, world: 1, run: "", machine: "here", agreement: "" };
-    expect(JSON.parse(await say(`${JSON.stringify(rank)}\n`)).name).toMatch(/^\/koala-[0-9a-f-]{36}$/);
+    expect(await say(host.port, "GET / HTTP/1.1\r\n\r\n")).toBe("");
+    expect(JSON.parse(await say(host.port, introduction(0, 1, "here"))).name).toMatch(objectName);
     host.close();
   });
 

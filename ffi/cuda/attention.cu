@@ -1,0 +1,280 @@
+// Causal attention of packed queries over the paged cache.
+//
+// Sequences of one query (decode) give each split of 512 keys to a block of its own and join the splits afterwards;
+// longer ones (chunks of a prompt) walk their splits in one block. Both launches find their work in starts and lengths,
+// which only the device can read. bf16 caches of head dims 64 and 128 go to the tensor cores, all others to
+// plain_attention.cuh.
+//
+// budget k_flash_prompt: registers 255, shared 0
+// budget k_flash_split: registers 255, shared 0
+// budget k_plain_prompt: registers 168, shared 0
+// budget k_plain_split: registers 168, shared 0
+// budget k_join_splits: registers 40, shared 0
+#include "flash.cuh"
+#include "plain_attention.cuh"
+
+namespace {
+
+constexpr int PROMPT_WARPS = 4;
+
+template <class T_, class B> struct PagedCall {
+  typedef T_ T;
+  static constexpr bool HASHED = false, LSE = false;
+  T* y;
+  const T* qkv;
+  PagedKeys<B> keys;
+  const int32_t *starts, *lengths;
+  int S, window;
+  Heads heads;
+  float scale;
+  int splits;     // that the longest sequence may have
+  float* output;  // of split i of sequence s, head h: output[(s * H + h) * splits + i][E], not yet divided by the sum
+  Part* parts;
+  DEVICE Sequence sequence(int s) const {
+    const int tokens = starts[s + 1] - starts[s], length = min(lengths[s], keys.M * keys.P);
+    return {starts[s], tokens, length - tokens};
+  }
+  DEVICE size_t part_of(int s, int head, int split) const { return ((size_t)s * heads.H + head) * splits + split; }
+};
+
+/** The splits [first, last] that a decoded token sees. */
+struct SplitRange {
+  int first, last;
+  template <class Call> DEVICE SplitRange(const Call& call, const Sequence& q) {
+    const Row row = row_of(q, call.heads, 0, 0, call.window);
+    first = row.low / SPLIT, last = row.position / SPLIT;
+  }
+  DEVICE int count() const { return last - first + 1; }
+};
+
+// ---- chunks of a prompt: items are tiles of rows ----
+
+template <int ROWS, class Call> DEVICE int prompt_items(const Call& call, int s) {
+  return call.sequence(s).tokens > 1 ? row_items<ROWS>(call, s) : 0;
+}
+
+template <class T, int E> KERNEL(PROMPT_WARPS * 32) k_flash_prompt(PagedCall<T, bf16> call) {
+  DYNAMIC_SHARED(unsigned char, memory);
+  bf16* ring = (bf16*)memory;
+  float4* joined = (float4*)(ring + RING * TILE * E);
+  int* before = (int*)(joined + E / 8 * PROMPT_WARPS * 32);
+  constexpr int ROWS = PROMPT_WARPS * 16;
+  list_items(before, call.S, [&](int s) { return prompt_items<ROWS>(call, s); });
+  for (int i = blockIdx.x; i < before[call.S]; i += gridDim.x) {
+    const FlashItem item = row_item<ROWS, TILE>(call, before, i);
+    const FlashSight<PagedCall<T, bf16>> sight(call, call.sequence(item.s), item);
+    FlashState<E> state;
+    flash_attend<E, PROMPT_WARPS, true>(call, item, sight, state, ring, joined);
+    flash_store<E>(call, sight, state);
+  }
+}
+
+template <class T, class B> KERNEL(PLAIN_THREADS, 3) k_plain_prompt(PagedCall<T, B> call) {
+  DYNAMIC_SHARED(float, memory);
+  const PlainMemory m(memory, call.heads.E);
+  list_items(m.before, call.S, [&](int s) { return prompt_items<PLAIN_ROWS>(call, s); });
+  for (int i = blockIdx.x; i < m.before[call.S]; i += gridDim.x) {
+    const FlashItem item = row_item<PLAIN_ROWS, PLAIN_KEYS>(call, m.before, i);
+    const Row row = row_of(call.sequence(item.s), call.heads, item.g, item.row + threadIdx.x / PLAIN_KEYS,
+        call.window);
+    PlainState state;
+    plain_attend<true>(call, item, row, m, state);
+    plain_store(call, item, row, m, state);
+  }
+}
+
+// ---- decoded tokens: items (sequence, head, tile of rows, split) ----
+
+template <int ROWS, class Call> DEVICE int split_items(const Call& call, int s) {
+  const Sequence q = call.sequence(s);
+  if (q.tokens != 1) return 0;
+  return call.heads.G * ceil_div(call.heads.group, ROWS) * SplitRange(call, q).count();
+}
+
+/** `*alone`: no other block has keys of these rows. */
+template <int ROWS, int KEYS, class Call>
+DEVICE FlashItem split_item(const Call& call, const int* before, int item, int* split, bool* alone) {
+  const int s = owner_of(before, call.S, item), within = item - before[s];
+  const Sequence q = call.sequence(s);
+  const SplitRange range(call, q);
+  const Row row = row_of(q, call.heads, 0, 0, call.window);
+  const int tiles = ceil_div(call.heads.group, ROWS), rows = within / range.count();
+  *split = range.first + within % range.count();
+  *alone = range.count() == 1;
+  const int first = max(row.low, *split * SPLIT), last = min(row.position, *split * SPLIT + SPLIT - 1);
+  return {s, rows / tiles, rows % tiles * ROWS, first / KEYS, last / KEYS};
+}
+
+template <class T, int E> KERNEL(32) k_flash_split(PagedCall<T, bf16> call) {
+  DYNAMIC_SHARED(unsigned char, memory);
+  bf16* ring = (bf16*)memory;
+  int* before = (int*)(ring + RING * TILE * E);
+  list_items(before, call.S, [&](int s) { return split_items<16>(call, s); });
+  for (int i = blockIdx.x; i < before[call.S]; i += gridDim.x) {
+    int split;
+    bool alone;
+    const FlashItem item = split_item<16, TILE>(call, before, i, &split, &alone);
+    const FlashSight<PagedCall<T, bf16>> sight(call, call.sequence(item.s), item);
+    FlashState<E> state;
+    flash_attend<E, 1, false>(call, item, sight, state, ring, nullptr);
+    if (alone) {
+      flash_store<E>(call, sight, state);
+      continue;
+    }
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+      if (!sight.rows[r].exists) continue;
+      const size_t at = call.part_of(item.s, sight.rows[r].head, split);
+      if (threadIdx.x % 4 == 0) call.parts[at] = state.part[r];
+#pragma unroll
+      for (int c = 0; c < E / 8; c++)
+        store_pair(call.output + at * E + c * 8 + 2 * (threadIdx.x % 4), state.output[c][2 * r],
+            state.output[c][2 * r + 1]);
+    }
+  }
+}
+
+template <class T, class B> KERNEL(PLAIN_THREADS, 3) k_plain_split(PagedCall<T, B> call) {
+  DYNAMIC_SHARED(float, memory);
+  const int E = call.heads.E;
+  const PlainMemory m(memory, E);
+  list_items(m.before, call.S, [&](int s) { return split_items<PLAIN_ROWS>(call, s); });
+  for (int i = blockIdx.x; i < m.before[call.S]; i += gridDim.x) {
+    int split;
+    bool alone;
+    const FlashItem item = split_item<PLAIN_ROWS, PLAIN_KEYS>(call, m.before, i, &split, &alone);
+    const Row row = row_of(call.sequence(item.s), call.heads, item.g, item.row + threadIdx.x / PLAIN_KEYS,
+        call.window);
+    PlainState state;
+    plain_attend<false>(call, item, row, m, state);
+    if (alone) {
+      plain_store(call, item, row, m, state);
+      continue;
+    }
+    plain_outputs(call, item, m, state, 1, [&](const Row& each, int e, float value) {
+      call.output[call.part_of(item.s, each.head, split) * E + e] = value;
+    });
+    if (threadIdx.x % PLAIN_KEYS == 0 && row.exists) call.parts[call.part_of(item.s, row.head, split)] = state.part;
+  }
+}
+
+/** Joins the splits of decoded tokens in ascending order; a block has one row. */
+template <bool FLASH, class T, class B> KERNEL(128) k_join_splits(PagedCall<T, B> call) {
+  const int s = blockIdx.x / call.heads.H, head = blockIdx.x % call.heads.H, E = call.heads.E;
+  const Sequence q = call.sequence(s);
+  if (q.tokens != 1) return;
+  const SplitRange range(call, q);
+  if (range.count() == 1) return;
+  const float unit = call.scale * LOG2_E;
+  for (int e = threadIdx.x; e < E; e += blockDim.x) {
+    const size_t first = call.part_of(s, head, range.first);
+    Part part = call.parts[first];
+    float output = call.output[first * E + e];
+    for (int i = 1; i < range.count(); i++) {
+      float share, more;
+      join(part, call.parts[first + i], unit, &share, &more);
+      output = blend(output, share, call.output[(first + i) * E + e], more);
+    }
+    const float y = FLASH ? output * (1.f / part.sum) : output / part.sum;  // as flash_store and plain_store divide
+    call.y[((size_t)q.first * call.heads.H + head) * E + e] = narrow<T>(y);
+  }
+}
+
+// ---- the host's side ----
+
+/** Lets blocks of a kernel have this much shared memory. */
+template <class K> int32_t allow_shared(koala_device* dev, K kernel, size_t bytes, int S) {
+  REQUIRE(bytes <= dev->shared_bytes,
+      "koala_attention: %d sequences need %zu bytes of shared memory and this GPU has %zu: serve fewer at once.", S,
+      bytes, dev->shared_bytes);
+  REQUIRE_CUDA("attention", cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes));
+  return 0;
+}
+
+/** At most as many blocks as there can be items: more find no work. */
+unsigned blocks_for(koala_device* dev, double items, int per_processor) {
+  const double most = (double)dev->processors * per_processor;
+  return (unsigned)(items < most ? items : most);
+}
+
+/** The two launches of one kind of kernel, and the joining. `splits` and `prompts` are launched by blocks_for. */
+template <bool FLASH, class T, class B, class Prompt, class Split>
+int32_t launch(koala_device* dev, const PagedCall<T, B>& call, Prompt prompt, size_t prompt_bytes, Split split,
+    size_t split_bytes) {
+  const int rows = FLASH ? PROMPT_WARPS * 16 : PLAIN_ROWS, split_rows = FLASH ? 16 : PLAIN_ROWS;
+  const int group = call.heads.group, longest = call.keys.M * call.keys.P;
+  const double heads = (double)call.S * call.heads.G;
+  if (allow_shared(dev, prompt, prompt_bytes, call.S) || allow_shared(dev, split, split_bytes, call.S)) return -1;
+  const dim3 prompt_grid(blocks_for(dev, heads * (((double)longest * group + rows - 1) / rows), FLASH ? 2 : 4));
+  const dim3 split_grid(blocks_for(dev, heads * ((group + split_rows - 1) / split_rows) * call.splits, FLASH ? 16 : 4));
+  LAUNCH((split), split_grid, dim3(FLASH ? 32 : PLAIN_THREADS), split_bytes, dev->stream, call);
+  if (call.splits > 1)
+    LAUNCH((k_join_splits<FLASH, T, B>), dim3(call.S * call.heads.H), dim3(128), 0, dev->stream, call);
+  if (longest > 1) LAUNCH((prompt), prompt_grid, dim3(FLASH ? PROMPT_WARPS * 32 : PLAIN_THREADS), prompt_bytes, dev->stream, call);
+  return 0;
+}
+
+template <class T, int E> int32_t flash(koala_device* dev, const PagedCall<T, bf16>& call) {
+  return launch<true>(dev, call, k_flash_prompt<T, E>, flash_shared_bytes<E, PROMPT_WARPS, true>(call.S),
+      k_flash_split<T, E>, flash_shared_bytes<E, 1, false>(call.S));
+}
+
+template <class T, class B> int32_t attend(koala_device* dev, PagedCall<T, B> call) {
+  const size_t parts = (size_t)call.S * call.heads.H * call.splits, E = call.heads.E;
+  const size_t output = (parts * E * sizeof(float) + 255) / 256 * 256;
+  if (begin(dev, "koala_attention", call.splits > 1 ? output + parts * sizeof(Part) : 0)) return -1;
+  call.output = (float*)dev->scratch;
+  call.parts = (Part*)((char*)dev->scratch + output);
+  int32_t status = 1;
+  if constexpr (Same<B, bf16>::value) {
+    const bool wide = is_aligned(call.keys.keys) && is_aligned(call.keys.values);
+    if (wide && E == 64) status = flash<T, 64>(dev, call);
+    else if (wide && E == 128) status = flash<T, 128>(dev, call);
+  }
+  if (status == 1) {
+    const size_t bytes = plain_shared_bytes((int)E, call.S);
+    status = launch<false>(dev, call, k_plain_prompt<T, B>, bytes, k_plain_split<T, B>, bytes);
+  }
+  return status ? -1 : finish(dev);
+}
+
+}  // namespace
+
+int32_t koala_attention(koala_device* dev, void* y, const void* qkv, const void* keys, const void* values,
+    const int32_t* starts, const int32_t* lengths, const int32_t* pages, int32_t S, int32_t M, int32_t P, int32_t H,
+    int32_t G, int32_t E, int32_t window, float scale, int32_t ctype, int32_t dtype) {
+  REQUIRE_POINTER("attention", dev);
+  REQUIRE_POINTER("attention", y);
+  REQUIRE_POINTER("attention", qkv);
+  REQUIRE_POINTER("attention", keys);
+  REQUIRE_POINTER("attention", values);
+  REQUIRE_POINTER("attention", starts);
+  REQUIRE_POINTER("attention", lengths);
+  REQUIRE_POINTER("attention", pages);
+  REQUIRE_SIZE("attention", S);
+  REQUIRE_POSITIVE("attention", M);
+  REQUIRE(P > 0 && P % 32 == 0, "koala_attention: a page has %d tokens; it must be a positive multiple of 32.", P);
+  REQUIRE((double)M * P < 2147483648., "koala_attention: %d pages of %d tokens are more than 2^31 tokens.", M, P);
+  REQUIRE_POSITIVE("attention", H);
+  REQUIRE_POSITIVE("attention", G);
+  REQUIRE(H % G == 0, "koala_attention: %d query heads cannot share %d key/value heads evenly.", H, G);
+  REQUIRE_POSITIVE("attention", E);
+  REQUIRE(E % 2 == 0 && E <= PLAIN_HEAD_MAX,
+      "koala_attention: the head dim is %d; on a GPU it must be even and at most %d.", E, PLAIN_HEAD_MAX);
+  REQUIRE(scale > 0 && scale < 1e30f, "koala_attention: the scale is %g and must be a positive number.", scale);
+  REQUIRE_TYPE("attention", ctype);
+  REQUIRE_TYPE("attention", dtype);
+  REQUIRE(ctype != KOALA_F64 && dtype != KOALA_F64,
+      "koala_attention: f64 is computed on the CPU only; a GPU takes f32 and bf16.");
+  if (S == 0) return 0;
+  const Heads heads(H, G, E);
+  const int splits = (int)(((int64_t)M * P + SPLIT - 1) / SPLIT);
+  auto with = [&](auto element, auto cached) {
+    typedef decltype(element) T;
+    typedef decltype(cached) B;
+    return attend<T, B>(dev, {(T*)y, (const T*)qkv, {(const B*)keys, (const B*)values, pages, M, P, heads}, starts,
+        lengths, S, window, heads, scale, splits, nullptr, nullptr});
+  };
+  if (dtype == KOALA_F32) return ctype == KOALA_F32 ? with(float{}, float{}) : with(float{}, bf16{});
+  return ctype == KOALA_F32 ? with(bf16{}, float{}) : with(bf16{}, bf16{});
+}

@@ -1,0 +1,2 @@
+// The shared-memory communicator of ffi/cpu, as it is; comm_device.cu has what GPUs add.
+#include "../cpu/comm.cc"

@@ -1,0 +1,99 @@
+// Matrix products y = x w^T (+ bias) (+ y).
+//
+// A packed matrix is row-major in the weight type; a row takes a multiple of 16 bytes and ends in zeros (matmul_pack.cu).
+// bf16 weights are multiplied on tensor cores, in tiles chosen by T and N; float32 and float64 products without. Both
+// sum every element in one order, so a row's bits depend neither on T nor on its neighbours.
+// budget k_operand: registers 32, shared 0
+// budget k_gemm: registers 128, shared 0
+// budget k_simt_gemm: registers 96, shared 16640
+#include "gemm.cuh"
+#include "packed.cuh"
+#include "simt_gemm.cuh"
+
+namespace {
+
+constexpr int THREADS = 256;
+constexpr int EACH = 8;
+
+// By rows of y. Short batches read weights at the speed of memory: many blocks, deep rings.
+typedef Tile<16, 32, 128, 6, 1, 2, 2> RowTile;
+typedef Tile<64, 32, 128, 4, 4, 1, 2> NarrowTile;
+typedef Tile<64, 64, 64, 4, 2, 2, 2> SquareTile;
+typedef Tile<128, 128, 32, 4, 2, 4, 2> LargeTile;
+
+/** The rows of x in bf16, K columns and zeros up to `stride`; the grid is (rows, pieces of a row). */
+template <class E> KERNEL(THREADS) k_operand(bf16* to, const E* x, int K, int stride, bool wide) {
+  const int k = (blockIdx.y * THREADS + threadIdx.x) * EACH;
+  if (k >= stride) return;
+  compute_t<E> v[EACH];
+  load_some(v, x + (int64_t)blockIdx.x * K, k, K, wide);
+  store_some(to + (int64_t)blockIdx.x * stride, v, k, stride, true);
+}
+
+template <class T, class E> int32_t multiply_tiles(koala_device* dev, const Product<E>& p) {
+  REQUIRE_CUDA("matmul",
+      cudaFuncSetAttribute(k_gemm<T, E>, cudaFuncAttributeMaxDynamicSharedMemorySize, T::SHARED_BYTES));
+  LAUNCH((k_gemm<T, E>), dim3(blocks_of(p.T, T::BM), blocks_of(p.N, T::BN)), T::THREADS, T::SHARED_BYTES, dev->stream, p);
+  return finish(dev);
+}
+
+/** bf16 weights. */
+template <class E>
+int32_t multiply_bf16(koala_device* dev, E* y, const E* x, const bf16* w, const E* bias, int T, int N, int K, int accumulate) {
+  const int padded = packed_stride<bf16>(K);
+  const bool direct = Same<E, bf16>::value && K == padded && is_aligned(x);
+  if (begin(dev, "koala_matmul", direct ? 0 : (size_t)T * padded * sizeof(bf16))) return -1;
+  const bf16* operand = (const bf16*)x;
+  if (!direct) {
+    operand = (const bf16*)dev->scratch;
+    LAUNCH((k_operand<E>), dim3(T, blocks_of(padded, THREADS * EACH)), THREADS, 0, dev->stream, (bf16*)dev->scratch, x, K,
+        padded, is_aligned(x) && K % EACH == 0);
+  }
+  const Product<E> p = {y, operand, w, bias, T, N, padded, padded, accumulate};
+  if (T <= RowTile::BM) return multiply_tiles<RowTile>(dev, p);
+  if (T <= NarrowTile::BM) return multiply_tiles<NarrowTile>(dev, p);
+  const unsigned large = blocks_of(T, LargeTile::BM) * blocks_of(N, LargeTile::BN);
+  if (large < 2 * (unsigned)dev->processors) return multiply_tiles<SquareTile>(dev, p);
+  return multiply_tiles<LargeTile>(dev, p);
+}
+
+/** All other types. */
+template <class E, class B>
+int32_t multiply_simt(koala_device* dev, E* y, const E* x, const B* w, const E* bias, int T, int N, int K, int accumulate) {
+  if (begin(dev, "koala_matmul")) return -1;
+  const SimtProduct<E, B> p = {y, x, w, bias, T, N, K, packed_stride<B>(K), accumulate};
+  const unsigned columns = blocks_of(N, SIMT_BN);
+  if (T <= 16) LAUNCH((k_simt_gemm<1, E, B>), dim3(1, columns), SIMT_THREADS, 0, dev->stream, p);
+  else LAUNCH((k_simt_gemm<4, E, B>), dim3(blocks_of(T, 64), columns), SIMT_THREADS, 0, dev->stream, p);
+  return finish(dev);
+}
+
+}  // namespace
+
+int32_t koala_matmul(koala_device* dev, void* y, const void* x, const void* packed, const void* bias, int32_t T,
+    int32_t N, int32_t K, int32_t accumulate, int32_t wtype, int32_t dtype) {
+  REQUIRE_POINTER("matmul", dev);
+  REQUIRE_POINTER("matmul", y);
+  REQUIRE_POINTER("matmul", x);
+  REQUIRE_POINTER("matmul", packed);
+  REQUIRE_SIZE("matmul", T);
+  REQUIRE_POSITIVE("matmul", N);
+  REQUIRE_POSITIVE("matmul", K);
+  REQUIRE_TYPE("matmul", wtype);
+  REQUIRE_TYPE("matmul", dtype);
+  REQUIRE(is_aligned(packed), "koala_matmul: the packed matrix does not start at a multiple of 16 bytes.");
+  if (T == 0) return 0;
+  return with_type(dtype, [&](auto element) -> int32_t {
+    typedef decltype(element) E;
+    E* to = (E*)y;
+    const E *from = (const E*)x, *add = (const E*)bias;
+    if (wtype == KOALA_F32) return multiply_simt(dev, to, from, (const float*)packed, add, T, N, K, accumulate);
+    if constexpr (Same<E, double>::value) {
+      if (wtype == KOALA_BF16) return multiply_simt(dev, to, from, (const bf16*)packed, add, T, N, K, accumulate);
+      return multiply_simt(dev, to, from, (const double*)packed, add, T, N, K, accumulate);
+    } else {
+      if (wtype == KOALA_BF16) return multiply_bf16(dev, to, from, (const bf16*)packed, add, T, N, K, accumulate);
+      return fail("koala_matmul: f64 weights need f64 activations, and these are %s.", type_name(dtype));
+    }
+  });
+}
