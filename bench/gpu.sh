@@ -118,6 +118,8 @@ if [ "$size" = full ]; then
   peer "training (transformers)" 90 training --shape llama-7b --layers 8 --rows 4 --tokens 2048 --compile
   ours "training 13b" 70 training --shape llama-13b --layers 40 --rows 1 --tokens 2048 --steps 1 --recompute block
   ours ranks 50 ranks --ranks 2,8
+  ours collectives 30 collectives --world 8 --through memory
+  ours "collectives nccl" 60 collectives --world 2 --through nccl
 else
   ours ops 30 ops --shape tiny --tokens 1,9 --context 40 --repeat 1
   peer "reference (transformers)" 60 reference --shape tiny --layers 2 --context 32 --out "$work/reference" &&
@@ -127,6 +129,7 @@ else
   ours training 30 training --shape tiny --layers 2 --rows 2 --tokens 16 --steps 3
   peer "training (transformers)" 60 training --shape tiny --layers 2 --rows 2 --tokens 16
   ours ranks 60 ranks --ranks 2 --steps 2
+  ours collectives 30 collectives --world 2 --through memory
 fi
 
 name=gpu-$(printf '%s' "$device" | tr ':' '-')-$(date -u +%Y-%m-%d)-$(git describe --always --abbrev=12 2>/dev/null || echo unknown)

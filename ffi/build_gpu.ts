@@ -66,6 +66,28 @@ export function buildEmulator(
   );
 }
 
+/** Builds the emulator anew with one changed unit of `sourceDir` (a copy of ffi/cuda), for tests of the tests. */
+export async function buildMutant(options: {
+  sourceDir: string;
+  unit: string;
+  library: string;
+}): Promise<void> {
+  const sound = join(buildDir, "emu");
+  const object = `${options.library}.o`;
+  const compiler = process.env.CXX || "g++";
+  const source = join(options.sourceDir, `${options.unit}.cu`);
+  await run([compiler, ...EMULATOR_FLAGS, "-O1", "-w", "-c", source, "-o", object]);
+  const names = listFiles(sound).filter(
+    (file) => file.endsWith(".o") && !file.endsWith(`/${options.unit}.o`),
+  );
+  await run(linkEmulator([...names, object], options.library, compiler));
+}
+
+function linkEmulator(objects: string[], to: string, compiler: string): string[] {
+  const libraries = ["-static-libstdc++", "-static-libgcc", "-Wl,-z,defs"];
+  return [compiler, "-shared", ...objects, "-o", to, "-pthread", "-ldl", EXPORTS, ...libraries];
+}
+
 /** Builds the GPU's library for this machine's usual card (sm_90) or all of the release. Throws a sentence without nvcc. */
 export function buildCuda(options: { quiet?: boolean; allArchs?: boolean } = {}): Promise<string> {
   const nvcc = findNvcc();

@@ -197,7 +197,7 @@ unsigned blocks_for(koala_device* dev, double items, int per_processor) {
   return (unsigned)(items < most ? items : most);
 }
 
-/** The two launches of one kind of kernel, and the joining. `splits` and `prompts` are launched by blocks_for. */
+/** The two launches of one kind of kernel, and the joining. */
 template <bool FLASH, class T, class B, class Prompt, class Split>
 int32_t launch(koala_device* dev, const PagedCall<T, B>& call, Prompt prompt, size_t prompt_bytes, Split split,
     size_t split_bytes) {
@@ -210,7 +210,8 @@ int32_t launch(koala_device* dev, const PagedCall<T, B>& call, Prompt prompt, si
   LAUNCH((split), split_grid, dim3(FLASH ? 32 : PLAIN_THREADS), split_bytes, dev->stream, call);
   if (call.splits > 1)
     LAUNCH((k_join_splits<FLASH, T, B>), dim3(call.S * call.heads.H), dim3(128), 0, dev->stream, call);
-  if (longest > 1) LAUNCH((prompt), prompt_grid, dim3(FLASH ? PROMPT_WARPS * 32 : PLAIN_THREADS), prompt_bytes, dev->stream, call);
+  const dim3 prompt_block(FLASH ? PROMPT_WARPS * 32 : PLAIN_THREADS);
+  LAUNCH((prompt), prompt_grid, prompt_block, prompt_bytes, dev->stream, call);
   return 0;
 }
 

@@ -1,4 +1,5 @@
 // Opens a GPU and owns its stream and scratch; memory, copies and mapped files.
+#include "cublaslt.cuh"
 #include "device.cuh"
 
 #include <errno.h>
@@ -12,7 +13,7 @@
 
 namespace {
 
-constexpr int32_t ABI_VERSION = 2;
+constexpr int32_t ABI_VERSION = 3;
 constexpr int DRIVER_MIN = 13000;          // what the runtime inside this library needs
 constexpr size_t STAGING = 1 << 20;        // page-locked bytes for uploads on their way
 constexpr size_t STAGED_MAX = STAGING / 8; // larger ones go directly
@@ -53,6 +54,14 @@ int32_t prepare(koala_device* dev) {
   REQUIRE_CUDA("device_open", cudaMallocHost(&dev->faults, sizeof(Faults)));
   memset((void*)dev->faults, 0, sizeof(Faults));
   const char* sync = getenv("KOALA_SYNC");
+  if (const CublasLt* lt = cublaslt_library()) {
+    const int status = lt->Create(&dev->cublaslt);
+    REQUIRE(status == 0, "koala_device_open: cuBLASLt does not start (%s).", lt->GetStatusString(status));
+  }
+  const char* gemm = getenv("KOALA_GEMM");
+  REQUIRE(!gemm || !*gemm || !strcmp(gemm, "own") || dev->cublaslt,
+      "KOALA_GEMM is \"%s\", and %s. Unset it to multiply with kernels of our own.", gemm,
+      strcmp(gemm, "cublaslt") ? "there are own and cublaslt" : "cuBLASLt was not found; name its folder in KOALA_CUDA_LIBS");
   dev->synchronous = sync && *sync && strcmp(sync, "0") != 0;
   return 0;
 }
@@ -223,6 +232,7 @@ int32_t koala_device_close(koala_device* dev) {
   cudaFree(dev->scratch);
   if (dev->staging) cudaFreeHost(dev->staging);
   if (dev->faults) cudaFreeHost(dev->faults);
+  if (dev->cublaslt) cublaslt_library()->Destroy(dev->cublaslt);
   if (dev->stream) cudaStreamDestroy(dev->stream);
   cudaGetLastError();
   free(dev);

@@ -40,6 +40,7 @@ struct koala_device {
   struct { const char* symbol; int32_t limit; } checks[FAULT_KINDS] = {};  // of the last op that checks this kind
   char* staging = nullptr;  // page-locked memory that small uploads pass through
   size_t staged = 0;
+  void* cublaslt = nullptr;  // handle of cuBLASLt, where KOALA_GEMM asked for it and it was found
   int processors = 0;       // streaming multiprocessors
   int architecture = 0;     // 90: sm_90
   size_t shared_bytes = 0;  // that a block may have

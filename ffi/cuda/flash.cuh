@@ -2,11 +2,11 @@
 // through a ring of three buffers in shared memory, scores live in registers only.
 //
 // Keys are summed in splits of 512 at absolute positions: in each split one chain of tiles, splits joined in ascending
-// order. A prompt's kernel walks the splits one after another and a decoded token's kernel gives each split to a block of
-// its own, so both make the same bits. Products have bf16 operands and float32 sums; weights are rounded to bf16.
+// order. A prompt's kernel walks the splits one after another and a decoded token's kernel gives each split to a block
+// of its own, so both make the same bits. Products have bf16 operands and float32 sums; weights are rounded to bf16.
 //
-// A Call says what is attended to: types T and B, `heads`, `window`, `scale`, `y`, `qkv`, `keys` (PagedKeys or RowKeys),
-// `sequence(s)`; HASHED with `hashing(s)`, and SPLITS and LSE as flags.
+// A Call says what is attended to: the type T of activations, `heads`, `window`, `scale`, `qkv`, `keys` (PagedKeys or
+// RowKeys), `sequence(s)`; where results go: `y`, with LSE `lse`; and with HASHED what hides and drops: `hashing(s)`.
 #pragma once
 #include "attention.cuh"
 #include "tensor_tiles.cuh"

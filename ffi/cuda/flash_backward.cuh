@@ -1,21 +1,23 @@
 // Gradient of attention over documents on tensor cores, without atomics (FlashAttention-2's formulas, two passes).
 //
-// The pass over keys: a warp owns 16 keys of a block's 64, query rows come in tiles of 32 and give the transposed scores
-// [keys, rows], whose registers are at once the left operands of dv += p^T dy and dk += ds^T q. The pass over rows: a
-// warp owns 16 rows of 64 and keys come in tiles of 32. Both compute the scores again, so no sum is shared by blocks.
-// delta (the sum of dy * y of a row) lies in the first four bytes of the row's dq until dq itself is written.
+// The pass over keys: a warp owns 16 keys of a block's 64, query rows come in tiles of 32 and give the transposed
+// scores [keys, rows], whose registers are at once the left operands of dv += p^T dy and dk += ds^T q. The pass over
+// rows: a warp owns 16 rows of 64 and keys come in tiles of 32. Both compute the scores again, so no sum is shared by
+// blocks. delta (the sum of dy * y of a row) lies in the first four bytes of the row's dq until dq itself is written.
 #pragma once
 #include "document_attention.cuh"
 
-constexpr int SIDE = 32;             // rows, or keys, of a tile that comes
-constexpr int OWN = DOCUMENT_WARPS * 16;  // keys, or rows, that a block owns
+constexpr int SIDE = 32;                      // rows, or keys, of a tile that comes
+constexpr int OWN = DOCUMENT_WARPS * 16;      // keys, or rows, that a block owns
 constexpr int BACKWARD_THREADS = DOCUMENT_WARPS * 32;
 
 template <class T, bool HASHED> struct BackwardCall : DocumentCall<T, HASHED> {
   T* dqkv;
   const T* dy;
-  DEVICE size_t query_at(const Row& row) const { return row.token * this->heads.width() + (size_t)row.head
-      * this->heads.E; }
+  /** Where the queries of a row lie in qkv and dqkv, and its outputs in y and dy. */
+  DEVICE size_t query_at(const Row& row) const {
+    return row.token * this->heads.width() + (size_t)row.head * this->heads.E;
+  }
   DEVICE size_t y_at(const Row& row) const { return ((size_t)row.token * this->heads.H + row.head) * this->heads.E; }
   DEVICE float delta(const Row& row) const { return *(const float*)(dqkv + query_at(row)); }
   DEVICE float lse_of(const Row& row) const { return this->lse[(size_t)row.token * this->heads.H + row.head]; }
@@ -55,8 +57,9 @@ DEVICE Slope slope_of(const Call& call, const DocumentHashing& hashing, const Si
 }
 
 /** Two buffers of two tiles in shared memory: what the block reads now and what comes. */
-template <int E> DEVICE bf16* side_tile(bf16* memory, int n, int which) { return memory + ((n & 1) * 2 + which) * SIDE
-    * E; }
+template <int E> DEVICE bf16* side_tile(bf16* memory, int n, int which) {
+  return memory + ((n & 1) * 2 + which) * SIDE * E;
+}
 
 /** The query rows that see keys [first, first + OWN) of a document. */
 template <class Call> DEVICE void rows_that_see(const Call& call, const Sequence& q, int first, int* from, int* to) {
@@ -134,7 +137,8 @@ DEVICE void key_gradients(const Call& call, const FlashItem& item, bf16* memory,
   __syncthreads();
 }
 
-/** dq of the rows [item.row, item.row + OWN), tiles [item.first, item.last] of SIDE keys. Shared memory: four side tiles. */
+/** dq of the rows [item.row, item.row + OWN) from tiles [item.first, item.last] of SIDE keys. Shared memory: four side
+ *  tiles. */
 template <int E, class Call> DEVICE void row_gradients(const Call& call, const FlashItem& item, bf16* tiles) {
   const Sequence q = call.sequence(item.s);
   const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;

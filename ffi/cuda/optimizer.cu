@@ -4,9 +4,9 @@
 // it is rounded there (the functions *_rn are never fused with what stands around them).
 // A thread updates eight parameters side by side.
 // budget k_adamw: registers 96, shared 0
-// budget k_adamw_split: registers 80, shared 0
-// budget k_master_split: registers 48, shared 0
-// budget k_master_join: registers 48, shared 0
+// budget k_adamw_split: registers 64, shared 0
+// budget k_master_split: registers 32, shared 0
+// budget k_master_join: registers 32, shared 0
 #include "flat.cuh"
 #include "hash.cuh"
 

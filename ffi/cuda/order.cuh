@@ -1,9 +1,10 @@
 // The descending order of a row of logits, and the search for the end of a prefix of it. One block has one row.
 //
-// A key is the bits of a logit turned so that keys ascend where logits descend, then the id: larger logit first, lowest id
-// among equals. Nothing of size V is sorted: a table of how many tokens (and of what mass) lie before five edges says in
-// which part a prefix ends; a part of more than BUCKET tokens is parted again, a smaller one is gathered and sorted.
-// The mass of a token is exp((logit - top) / temperature), summed in double in one fixed order. NaN has no place.
+// A key is the bits of a logit turned so that keys ascend where logits descend, then the id: larger logit first, lowest
+// id among equals. Nothing of size V is sorted: a table of how many tokens (and of what mass) lie before a few edges
+// says in which part a prefix ends; a part of more than BUCKET tokens is parted again, a smaller one is gathered and
+// sorted. The mass of a token is exp((logit - top) / temperature), summed in double in one fixed order. NaN has no
+// place.
 #pragma once
 #include "kernels.cuh"
 
@@ -183,8 +184,8 @@ struct Target {
   }
 };
 
-/** The first part whose end reaches the target; if none does, the last that holds anything that counts. Parts that begin
- *  at `limit` or behind it are left out. `count` and `mass` lie before the table. */
+/** The first part whose end reaches the target; if none does, the last that holds anything that counts. Parts that
+ *  begin at `limit` or behind it are left out. `count` and `mass` lie before the table. */
 DEVICE int choose_part(const Table& t, const Target& target, uint64_t limit, int64_t count, double mass) {
   int last = 0;
   for (int i = 0; i < PARTS && t.edge[i] < limit; i++) {
@@ -243,7 +244,5 @@ DEVICE Prefix find_prefix(const LogitRow& row, OrderMemory& m, const Target& tar
   }
   if (threadIdx.x < 32) walk(m, target, limit, count, mass);
   __syncthreads();
-  const Prefix found = m.found;
-  __syncthreads();
-  return found;
+  return m.found;  // the next search has a barrier before it writes there
 }

@@ -1,8 +1,8 @@
-// Attention without tensor cores: float32 throughout, any head dim up to 512. For float32 caches and activations, and for
-// head dims that flash.cuh has no kernel for. Not fast, and not meant to be.
+// Attention without tensor cores: float32 throughout, any head dim up to 512. For float32 caches and activations, and
+// for head dims that flash.cuh has no kernel for. Not fast, and not meant to be.
 //
-// A block owns 8 rows and takes 16 keys at a time: each of its 128 threads makes one score, then owns up to four columns
-// of all 8 outputs. Splits of keys are joined as in flash.cuh, which also says what a Call is.
+// A block owns 8 rows and takes 16 keys at a time: each of its 128 threads makes one score, then owns up to four
+// columns of all 8 outputs. Splits of keys are joined as in flash.cuh, which also says what a Call is.
 #pragma once
 #include "attention.cuh"
 #include "flash.cuh"
@@ -169,7 +169,7 @@ DEVICE void plain_attend(const Call& call, const FlashItem& item, const Row& row
   if (SERIAL && any) state = joined;
 }
 
-/** f(row, its slot i, column, value / divisor) for all outputs of rows that exist; `divisor` is this thread's row's. */
+/** f(row, column, output / divisor) for all rows that exist; `divisor` is that of the row that this thread scores. */
 template <class Call, class F>
 DEVICE void plain_outputs(const Call& call, const FlashItem& item, const PlainMemory& m, const PlainState& state,
     float divisor, F&& f) {

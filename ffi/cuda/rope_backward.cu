@@ -1,7 +1,7 @@
 // Gradient of the rotary position embedding: every query and key head turns back by its position's angles.
 //
 // A block takes a row; a thread turns pairs (i, i + E/2) of its heads: (a, b) becomes (a*c + b*s, b*c - a*s).
-// budget k_rope_backward: registers 40, shared 0
+// budget k_rope_backward: registers 32, shared 0
 #include "kernels.cuh"
 
 namespace {

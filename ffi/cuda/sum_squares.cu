@@ -2,8 +2,8 @@
 // position, the lanes added one after another, then the pieces.
 //
 // A warp sums a piece: its lanes are the lanes. One block adds the pieces: all threads fetch 1024 sums, thread 0 adds them.
-// budget k_squares: registers 64, shared 0
-// budget k_add_pieces: registers 40, shared 8192
+// budget k_squares: registers 32, shared 0
+// budget k_add_pieces: registers 32, shared 8192
 #include "kernels.cuh"
 
 namespace {

@@ -2,16 +2,20 @@
 import { existsSync, readFileSync } from "node:fs";
 import { cpus, freemem, totalmem } from "node:os";
 import type { Command } from "commander";
+import { probeCudaDriver } from "../tensor/cuda_driver.ts";
+import { findCudaLibraries } from "../tensor/cuda_libraries.ts";
 import { Device } from "../tensor/device.ts";
 import { libraryPath } from "../tensor/library.ts";
 import { bytesText } from "../util/progress.ts";
 import { isCompiled } from "../util/self_command.ts";
 import { version } from "../util/version.ts";
+import type { Finding } from "./doctor/finding.ts";
+import { gpuFindings } from "./doctor/gpu.ts";
 
-interface Finding {
-  name: string;
-  ok: boolean;
-  text: string;
+interface DoctorFlags {
+  json?: boolean;
+  measure: boolean;
+  python?: string;
 }
 
 export function register(program: Command): void {
@@ -20,11 +24,17 @@ export function register(program: Command): void {
     .description("say what this machine can do, and why not more")
     .option("--json", "print one JSON object instead of lines")
     .option("--no-measure", "skip the second of measuring memory and arithmetic rates")
+    .option(
+      "--python <path>",
+      "look for cuBLASLt, NCCL and cuDNN among the packages of this Python, or of this folder, too",
+    )
     .action(run);
 }
 
-function run(flags: { json?: boolean; measure: boolean }): void {
-  const findings = [...program(), ...processor(flags.measure), ...memory(), ...gpu()];
+function run(flags: DoctorFlags): void {
+  const libraries = findCudaLibraries({ libraries: process.env["KOALA_CUDA_LIBS"], python: flags.python });
+  const gpus = gpuFindings(probeCudaDriver(), libraries, flags.measure);
+  const findings = [...program(), ...processor(flags.measure), ...memory(), ...gpus];
   if (flags.json) console.log(JSON.stringify(findings, null, 2));
   else
     for (const { name, ok, text } of findings)
@@ -88,12 +98,4 @@ function memory(): Finding[] {
     { name: "memory", ok: true, text: `${bytesText(free)} available of ${bytesText(totalmem())}` },
     { name: "huge pages", ok: huge, text },
   ];
-}
-
-function gpu(): Finding[] {
-  const driver = existsSync("/proc/driver/nvidia/version") || existsSync("/dev/nvidia0");
-  const text = driver
-    ? "an NVIDIA driver is present, but this build has no CUDA library; models run on the CPU."
-    : "no NVIDIA driver found; models run on the CPU.";
-  return [{ name: "gpu", ok: false, text }];
 }

@@ -1,7 +1,7 @@
 /** From raw files to training data: read, filtered, mixed, in three stages of a folder that a killed run goes on with.
  *    curated/train.jsonl  curated/eval.jsonl        what `koala train` takes
  *    dropped/{read,filters,mixture}-dropped.jsonl   what went no further, and why
- *    report.json  composition.json  composition.txt  composition.html
+ *    report.json  composition.json  composition.txt  composition.html  leakage.html
  *  Always: equal recipe and files give equal bytes; every raw record is in one of the curated or dropped files. */
 import { existsSync } from "node:fs";
 import { mkdir, rm } from "node:fs/promises";
@@ -60,7 +60,7 @@ export interface Curated {
 }
 
 /** Raise when the same inputs would give other files. */
-const curationVersion = 1;
+const curationVersion = 2;
 
 export async function curate(options: CurationOptions): Promise<Curated> {
   const { recipe, out } = options;

@@ -11,6 +11,8 @@ import type { CurationRecipe } from "./curation_recipe.ts";
 import { userTurns, type Dialogue, type Drop } from "./dialogue.ts";
 import type { FilterReport } from "./filters/report.ts";
 import { excerptOf } from "./filters/texts.ts";
+import { leakPage } from "./leak/leak_page.ts";
+import type { LeakReport } from "./leak/leak_report.ts";
 import { LineWriter, textLines } from "./json_lines.ts";
 import { koalaRecords } from "./koala_records.ts";
 import { mix, questionGroup, type Mixture, type MixtureItem } from "./mixture.ts";
@@ -49,9 +51,18 @@ export async function mixStage(options: CurationOptions, source: DataSource): Pr
     "composition.json": `${JSON.stringify(written.composition, null, 2)}\n`,
     "composition.txt": `${compositionText(written.composition)}\n`,
     "composition.html": compositionPage(written.composition),
+    ...leakPages(filters),
   };
   for (const [name, text] of Object.entries(texts)) await writeWhole(join(out, name), text);
   return [...written.files, ...Object.keys(texts)];
+}
+
+/** A page for each leakage filter. */
+function leakPages({ rules }: FilterReport): { [name: string]: string } {
+  const reports = rules.filter(({ rule }) => rule === "leakage").map(({ report }) => report as LeakReport);
+  return Object.fromEntries(
+    reports.map((report, i) => [`leakage${i === 0 ? "" : `-${i + 1}`}.html`, leakPage(report)]),
+  );
 }
 
 /** Where a line lies in the file of dialogues. */

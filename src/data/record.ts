@@ -131,7 +131,7 @@ function readMessage(value: Json, where: string): TrainingMessage {
   if (!isObject(value)) throw new RecordFault(`${where} holds something that is not a message`);
   const { role, content, tool_calls: calls, weight } = value;
   if (typeof role !== "string" || !roles.has(role))
-    throw new RecordFault(`${where} has a role other than ${[...roles].join(", ")}`);
+    throw new RecordFault(`${where} has the role ${nameOf(role)}, which is none of ${[...roles].join(", ")}`);
   const empty = content === null || content === undefined;
   if (!empty && typeof content !== "string" && !isTextParts(content))
     throw new RecordFault(`${where} has content that is not text`);

@@ -188,7 +188,7 @@ export class EngineCore {
         this.onWork();
       },
       fail: (error: string) => {
-        this.#fail(sequence, error);
+        this.#fail(sequence, error, { retry: true });
         this.onWork();
       },
     };
@@ -287,8 +287,8 @@ export class EngineCore {
     }
   }
 
-  #fail(sequence: Sequence, error: string): void {
-    this.#finish(sequence, "error", null, error);
+  #fail(sequence: Sequence, error: string, more: { retry?: true } = {}): void {
+    this.#finish(sequence, "error", null, error, more);
   }
 
   #finish(
@@ -296,9 +296,11 @@ export class EngineCore {
     reason: FinishReason,
     stopTokenId: number | null = null,
     error: string | null = null,
+    more: { retry?: true } = {},
   ): void {
     this.#drop(sequence);
-    if (!sequence.row.embed) return this.#emit(sequence.id, { type: "finish", reason, stopTokenId, error });
+    if (!sequence.row.embed)
+      return this.#emit(sequence.id, { type: "finish", reason, stopTokenId, error, ...more });
     const why = error ?? "The request was aborted.";
     this.#output.embeddings.push({
       type: "embedding",

@@ -105,8 +105,14 @@ export type EngineEvent =
   /** prefillMs: since its first token was scheduled; what came before was waiting. */
   | { type: "prompt"; cachedTokens: number; logprobs: (TokenLogprob | null)[] | null; prefillMs?: number }
   | { type: "token"; id: number; logprob: TokenLogprob | null }
-  /** stopTokenId: the id that ended it. error: one sentence for the user. */
-  | { type: "finish"; reason: FinishReason; stopTokenId: number | null; error: string | null };
+  /** stopTokenId: the id that ended it. error: one sentence for the user. retry: the request was right and may be tried again. */
+  | {
+      type: "finish";
+      reason: FinishReason;
+      stopTokenId: number | null;
+      error: string | null;
+      retry?: true;
+    };
 
 export interface EmbedRequest {
   id: string;

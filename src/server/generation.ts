@@ -94,7 +94,7 @@ export async function* generateSequence(
         };
       } else {
         timer.finish(event.reason);
-        if (event.reason === "error") throw failure(event.error, model);
+        if (event.reason === "error") throw failure(event, model);
         const rest = answer.end();
         if (rest !== null) yield rest;
         const stop = answer.stopped ?? namedStop(event.stopTokenId, model, plan);
@@ -278,10 +278,13 @@ class AnswerText {
   }
 }
 
-/** 503 where the engine itself is gone, 500 where it could not go on with this request alone. */
-function failure(message: string | null, model: ServedModel): Error {
-  const sentence = message ?? "The model could not go on with this request.";
-  return model.engine.state === "ready"
+/** 503 where the engine or what the request needs of it is gone, 500 where it could not go on with this request alone. */
+function failure(
+  { error, retry }: Extract<EngineEvent, { type: "finish" }>,
+  { engine }: ServedModel,
+): Error {
+  const sentence = error ?? "The model could not go on with this request.";
+  return engine.state === "ready" && !retry
     ? new GenerationFailedError(sentence)
     : new EngineUnavailableError(sentence);
 }

@@ -69,7 +69,9 @@ export function kernelDriverVersion(path = "/proc/driver/nvidia/version"): strin
 /** What the loader does not find, Bun's dlopen takes from the working folder, where anyone may have put it. */
 export function refuseWorkingFolder(name: string): void {
   if (!name.includes("/") && existsSync(name))
-    throw new Error(`${name} lies in the working folder and might be loaded from there; run koala in another folder`);
+    throw new Error(
+      `${name} lies in the working folder and might be loaded from there; run koala in another folder`,
+    );
 }
 
 class DriverFault extends Error {

@@ -6,7 +6,7 @@ import { dlopen, type Library } from "bun:ffi";
 import { UsageError } from "../util/errors.ts";
 
 /** What koala_abi_version() must return. */
-export const ABI_VERSION = 2;
+export const ABI_VERSION = 3;
 
 const op = <const Args extends readonly ("ptr" | "i32" | "f32" | "f64" | "cstring")[]>(...args: Args) =>
   ({ args, returns: "i32" }) as const;

@@ -43,7 +43,7 @@ describe("bench/gpu.sh without a GPU", () => {
       const { code, text, words, document } = await gpu(device);
       expect([code, document.skipped.filter((line) => "failed" in line)]).toEqual([0, []]);
       const steps = new Set(document.results.map(({ step }) => step));
-      for (const step of ["ops", "inference", "training"]) expect([...steps]).toContain(step);
+      for (const step of ["ops", "inference", "training", "collectives"]) expect([...steps]).toContain(step);
       if (device === "cpu") expect([...steps]).toContain("ranks");
       const errors = document.results.filter(({ unit }) => unit === "rel. L2");
       expect(errors.length).toBeGreaterThan(20);

@@ -284,6 +284,8 @@ export function smallCases(): Case[] {
         matmulCase({ T: 13, N: 100, K: 172, wtype, dtype, accumulate: true }),
         matmulCase({ T: 3, N: 8, K: 1, wtype, dtype, bias: true, accumulate: true, stype: "f16" }),
         matmulCase({ T: 2, N: 33, K: 3400, wtype, dtype }),
+        matmulCase({ T: 130, N: 72, K: 40, wtype, dtype, bias: true }),
+        matmulCase({ T: 200, N: 520, K: 44, wtype, dtype, accumulate: true }),
       );
     }
     for (const ttype of ["f32", "bf16", "f16", "f64"] as const)
@@ -340,5 +342,21 @@ export function smallCases(): Case[] {
       );
     }
   }
+  // Head sizes that GPUs attend with on tensor cores: prompts and single queries, several tiles of keys, a window.
+  for (const [E, window] of [
+    [64, 0],
+    [64, 50],
+    [128, 0],
+  ] as const)
+    cases.push(
+      attentionCase({
+        sequences: [
+          { queries: 70, length: 150 },
+          { queries: 1, length: 300 },
+          { queries: 3, length: 3 },
+        ],
+        ...{ H: 4, G: 2, E, P: 32, window, ctype: "bf16", dtype: "bf16" },
+      }),
+    );
   return cases;
 }

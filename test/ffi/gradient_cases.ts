@@ -421,6 +421,7 @@ export function gradientCases(target: Target): GradientCase[] {
     { starts: [0, 1], H: 1, G: 1, E: 4 },
     { starts: [0, 0, 5, 5, 18, 19], H: 2, G: 2, E: 6 },
     { starts: [0, 11, 20], H: 6, G: 2, E: onGpu ? 6 : 5 },
+    { starts: [0, 10, 95], H: 2, G: 1, E: 64 }, // on tensor cores, where there are any
     { starts: [0, 13, 40], H: 4, G: 1, E: 4, window: 5 },
     { starts: [0, 3, 37], H: 3, G: 3, E: 4, window: 33 },
     { starts: [0, 20, 45], H: 2, G: 1, E: 4, forget: { seed: 7, rates: [0.3, 0.6] } },

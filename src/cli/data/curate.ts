@@ -5,6 +5,7 @@ import { compositionText } from "../../data/composition_page.ts";
 import { curate, type CurationReport } from "../../data/curation.ts";
 import { readCurationRecipe, type CurationRecipe } from "../../data/curation_recipe.ts";
 import { filterTable } from "../../data/filters/report.ts";
+import { needsRecords } from "../../data/warts.ts";
 import { builtinModel, builtinName } from "../../model/builtin_model.ts";
 import { checkRecipe } from "../../train/recipe.ts";
 import { UsageError } from "../../util/errors.ts";
@@ -49,9 +50,13 @@ export function curationText({ read, filters, mixture }: CurationReport): string
 }
 
 /** Throws where the recipe's training settings are wrong: before hours of curating, not after. */
-export function checkTraining({ train }: CurationRecipe, path: string): void {
+export function checkTraining({ train, warts }: CurationRecipe, path: string): void {
   const data = { ...(train.data as object | undefined), files: ["curated/train.jsonl"] };
-  checkRecipe({ ...train, data, output: "run" }, `${path}, [train]`);
+  const { marker, negative_marker } = checkRecipe({ ...train, data, output: "run" }, `${path}, [train]`).data;
+  if (needsRecords(warts) && (marker ?? negative_marker) !== undefined)
+    throw new UsageError(
+      `${path}: the original's records have the original's markers; leave marker and negative_marker out of [train.data], or compat and warts out of the recipe.`,
+    );
 }
 
 /** The model that the recipe trains; "koala-tiny" is the built-in one wherever this program runs. */

@@ -1,14 +1,15 @@
 /** `koala data leak`: which questions of an evaluation stand in training data, by BLEU and by word n-grams. */
-import { writeFile } from "node:fs/promises";
 import { basename } from "node:path";
 import type { Command } from "commander";
 import { userTurns, type Dialogue } from "../../data/dialogue.ts";
 import { Leakage, leakageOptions } from "../../data/filters/leakage.ts";
 import { readLines, textLines } from "../../data/json_lines.ts";
+import { leakPage } from "../../data/leak/leak_page.ts";
 import { leakDefaults } from "../../data/leak/leak_index.ts";
 import type { LeakReport } from "../../data/leak/leak_report.ts";
 import { readQuestions, type Question } from "../../data/question_sets.ts";
 import { fileLabels, readDialogues } from "../../data/sources/read.ts";
+import { writeWhole } from "../../data/stages.ts";
 import { UsageError } from "../../util/errors.ts";
 import { Progress } from "../../util/progress.ts";
 import { number } from "../model_options.ts";
@@ -37,7 +38,10 @@ export function registerLeak(data: Command): void {
       number(0, 1),
       leakDefaults.containmentShare,
     )
-    .option("--report <file>", "write the closest text of every question as JSON")
+    .option(
+      "--report <file>",
+      "write the closest text of every question: as a page where the name ends in .html, else as JSON",
+    )
     .action(run);
 }
 
@@ -58,9 +62,12 @@ async function run({ test, train, report, bleu, contain }: LeakFlags): Promise<v
     filter.apply(dialogue);
   }
   const found = filter.report();
-  if (report !== undefined) await writeFile(report, `${JSON.stringify(found, null, 2)}\n`);
-  const texts = new Map(questions.map(({ id, text }) => [id, text]));
-  console.log(leakText(found, texts, turns));
+  if (report !== undefined)
+    await writeWhole(
+      report,
+      report.endsWith(".html") ? leakPage(found) : `${JSON.stringify(found, null, 2)}\n`,
+    );
+  console.log(leakText(found, turns));
   if (found.leaked > 0)
     throw new UsageError(
       `${found.leaked} of ${found.questions} questions stand in the training data; leave those ${found.dialogues} dialogues out with the filter leakage, or the questions.`,
@@ -91,21 +98,16 @@ async function isCurated(path: string): Promise<boolean> {
 }
 
 /** The questions that leak, each with what it was met in, the closest first. */
-function leakText(
-  { rows, leaked, questions }: LeakReport,
-  texts: Map<string, string>,
-  turns: number,
-): string {
+function leakText({ rows, leaked, questions }: LeakReport, turns: number): string {
   const lines = rows
     .filter(({ leaks }) => leaks)
-    .map(({ question, closest }) => {
+    .map(({ question, text, closest }) => {
       const hits = Object.entries(closest)
         .filter(([, hit]) => hit.leaks)
         .map(
           ([rule, { score, dialogue, turn }]) => `${rule} ${score.toFixed(2)} in ${dialogue}, turn ${turn}`,
         );
-      const text = (texts.get(question) ?? "").replace(/\s+/g, " ").slice(0, 100);
-      return `${question}: ${text}\n  ${hits.join("\n  ")}`;
+      return `${question}: ${text.replace(/\s+/g, " ").slice(0, 100)}\n  ${hits.join("\n  ")}`;
     });
   return [
     ...lines,

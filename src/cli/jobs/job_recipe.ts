@@ -31,11 +31,18 @@ export interface JobPlan {
 
 export const settingsOf = (job: StoredJob): KoalaSettings => (job.metadata ?? {}) as KoalaSettings;
 
-/** OpenAI's format of the method, unless the job names another. */
-export function formatOf(method: JobMethod["type"], settings: KoalaSettings): string {
+export type JobLoss = "sft" | "dpo" | "kto";
+
+/** What is learned from the data. */
+export const lossOf = ({ type }: JobMethod, settings: KoalaSettings): JobLoss =>
+  type === "dpo" ? (settings.koala_loss ?? "dpo") as JobLoss : "sft";
+
+/** OpenAI's format of the method, unless the job names another; OpenAI has none for labels. */
+export function formatOf(method: JobMethod, settings: KoalaSettings): string {
   if (settings.koala_format) return settings.koala_format;
-  if (settings.koala_markers === "true") return "auto";
-  return method === "dpo" ? "openai-dpo" : "messages";
+  const loss = lossOf(method, settings);
+  if (settings.koala_markers === "true" || loss === "kto") return "auto";
+  return loss === "dpo" ? "openai-dpo" : "messages";
 }
 
 /** Longest row that is chosen without being asked for. */
@@ -57,8 +64,8 @@ export async function planJob(
   const data = {
     model,
     directory: join(output, "data"),
-    format: formatOf(job.method.type, settings),
-    method: job.method.type === "dpo" ? ("dpo" as const) : ("sft" as const),
+    format: formatOf(job.method, settings),
+    method: lossOf(job.method, settings),
     sequenceLength: asked ?? Math.min(autoLengthMax, config.maxPositions),
     preference: settings.koala_markers === "true" ? ("condition" as const) : ("chosen" as const),
     allow: (settings.koala_allow ?? "").split(",").filter((name) => name.trim() !== ""),
@@ -83,7 +90,7 @@ export async function planJob(
         ...(validated ? { validation: validated.directory } : {}),
         ...(data.template ? { template: data.template } : {}),
       },
-      method: data.method === "dpo" ? { type: "dpo", beta: resolved.beta } : { type: "sft" },
+      method: data.method === "sft" ? { type: "sft" } : { type: data.method, beta: resolved.beta },
       ...loraOf(settings),
       schedule: scheduleOf(settings, resolved),
       ...(settings.koala_precision ? { precision: settings.koala_precision } : {}),
@@ -220,7 +227,7 @@ async function questionsOf(file: string, format: string): Promise<string[]> {
 }
 
 function firstQuestion(record: TrainingRecord): string | null {
-  if (record.kind !== "chat" && record.kind !== "preference") return null;
+  if (record.kind === "text" || record.kind === "fields") return null;
   const [first] = record.messages;
   const text = first?.role === "user" ? contentText(first).trim() : "";
   return text === "" ? null : text;

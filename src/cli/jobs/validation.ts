@@ -1,13 +1,13 @@
 /** What reads the files of new jobs before they may wait in the queue: one job at a time, beside the requests.
  *  Always: a job leaves "validating_files" by a verdict only; one whose server ended on the way is read again by the next. */
 import { readRecords } from "../../data/reader.ts";
-import type { JobMethod, StoredJob } from "../../store/jobs.ts";
+import type { StoredJob } from "../../store/jobs.ts";
 import { claimValidation, endValidation, type JobError, loseLease, renewLease } from "../../store/jobs.ts";
 import type { Store } from "../../store/store.ts";
 import { UsageError } from "../../util/errors.ts";
 import type { FileKind } from "../../server/fine_tuning.ts";
 import { blaming, inputError, InputError } from "./input_error.ts";
-import { formatOf, neededFile, settingsOf } from "./job_recipe.ts";
+import { formatOf, type JobLoss, lossOf, neededFile, settingsOf } from "./job_recipe.ts";
 
 export interface ValidatorOptions {
   store: Store;
@@ -80,23 +80,26 @@ export class Validator {
 async function checkFiles(job: StoredJob, dataDirectory: string, stop: AbortSignal): Promise<void> {
   const kinds: FileKind[] = ["training_file"];
   if (job.validationFile !== null) kinds.push("validation_file");
-  const { type: method } = job.method;
-  const format = formatOf(method, settingsOf(job));
+  const loss = lossOf(job.method, settingsOf(job));
+  const format = formatOf(job.method, settingsOf(job));
   for (const kind of kinds)
     await blaming(kind, async () =>
-      checkFile(await neededFile(dataDirectory, job.id, kind), { format, method, stop }),
+      checkFile(await neededFile(dataDirectory, job.id, kind), { format, loss, stop }),
     );
 }
 
 async function checkFile(
   path: string,
-  of: { format: string; method: JobMethod["type"]; stop: AbortSignal },
+  of: { format: string; loss: JobLoss; stop: AbortSignal },
 ): Promise<void> {
   for await (const read of readRecords(path, { format: of.format })) {
     of.stop.throwIfAborted();
     const place = `${read.file} line ${read.line}`;
     if (read.verdict === "dropped") throw new UsageError(`${place}: ${read.reason}.`);
-    if (of.method === "dpo" && read.record.kind !== "preference")
+    const { kind } = read.record;
+    if (of.loss === "dpo" && kind !== "preference")
       throw new UsageError(`${place}: the record is no pair of answers, which dpo needs.`);
+    if (of.loss === "kto" && kind !== "preference" && kind !== "labelled")
+      throw new UsageError(`${place}: the record is neither an answer with a label nor a pair, which kto needs.`);
   }
 }

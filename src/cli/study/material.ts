@@ -13,7 +13,7 @@ import { hashFile, hashJson, hashTokenizer } from "../../text/fingerprint.ts";
 import { trainedTemplate } from "../../text/model_record.ts";
 import type { Json } from "../../text/tokenizer_file.ts";
 import { checkRecipe, type Recipe } from "../../train/recipe.ts";
-import { modelDirectory } from "../../train/run.ts";
+import { modelDirectory, prepareData } from "../../train/run.ts";
 import { UsageError } from "../../util/errors.ts";
 import { Progress } from "../../util/progress.ts";
 import { baseModel, curationText } from "../data/curate.ts";
@@ -91,7 +91,8 @@ export async function trainStage(curated: CuratedModel, folder: string): Promise
   const place = modelDirectory(recipe);
   const stage = await runStage(folder, { name: `train-${model.id}`, inputs }, async () => {
     await mkdir(output, { recursive: true });
-    await train(recipe, place);
+    const validation = recipe.data.validation ?? (await heldOut(curated, recipe));
+    await train({ ...recipe, data: { ...recipe.data, validation } }, place);
     const files = Object.keys(await weightHashes(place));
     return files.map((file) => join(relative(folder, place), file));
   });
@@ -99,6 +100,15 @@ export async function trainStage(curated: CuratedModel, folder: string): Promise
     Object.entries(stage.outputs).map(([path, hash]) => [path.split("/").at(-1)!, hash]),
   );
   return { id: model.id, directory: place, weights };
+}
+
+/** What the mixture keeps for evaluation, prepared: its loss is reported at checkpoints. Undefined where it keeps nothing. */
+async function heldOut({ folder, base }: CuratedModel, recipe: Recipe): Promise<string | undefined> {
+  const path = join(folder, "curated", "eval.jsonl");
+  if (Bun.file(path).size === 0) return undefined;
+  // Documents, also where training cuts a stream: a few of them need not fill a row.
+  const { packing: _packing, ...data } = recipe.data;
+  return prepareData({ ...recipe, data: { ...data, files: [path] } }, base);
 }
 
 async function train(recipe: Recipe, place: string): Promise<void> {

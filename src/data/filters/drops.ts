@@ -81,7 +81,11 @@ const partOfId = (drop: Drop, wanted: string): boolean => {
   return id.startsWith(`${wanted}#`) || id.endsWith(`/${wanted}`) || id.split("#")[0]!.endsWith(`/${wanted}`);
 };
 
+/** A number is whole: line 3 is not in line 36. */
 const anyWord = (drop: Drop, wanted: string): boolean =>
-  [drop.id, drop.rule, drop.reason, drop.detail ?? "", drop.excerpt].some((text) =>
-    text.toLowerCase().includes(wanted),
-  );
+  [drop.id, drop.rule, drop.reason, drop.detail ?? "", drop.excerpt].some((text) => {
+    const found = text.toLowerCase();
+    for (let at = found.indexOf(wanted); at >= 0; at = found.indexOf(wanted, at + 1))
+      if (!(/\d$/.test(wanted) && /\d/.test(found[at + wanted.length] ?? ""))) return true;
+    return false;
+  });

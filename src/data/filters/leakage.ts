@@ -62,7 +62,7 @@ export class Leakage implements Filter {
       for (const found of this.index.check(text)) {
         const leaks = found.leaks && this.options.decide.includes(found.rule);
         const hit = { ...found, leaks };
-        this.reporter.add(hit, dialogue.id, i + 1);
+        this.reporter.add(hit, dialogue.id, { number: i + 1, text });
         if (leaks && (worst === null || share(hit) > share(worst.hit))) worst = { hit, turn: i + 1 };
       }
     if (worst === null) return kept(dialogue);

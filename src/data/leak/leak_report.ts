@@ -8,11 +8,16 @@ export interface Closest {
   /** Id of the training dialogue, and which of its user turns, from 1. */
   dialogue: string;
   turn: number;
+  /** How the turn begins. */
+  excerpt: string;
   leaks: boolean;
 }
 
+const excerptLength = 400;
+
 export interface LeakRow {
   question: string;
+  text: string;
   leaks: boolean;
   /** Rules that found it, with the closest text of each. BLEU at or below the threshold is not computed, so not here. */
   closest: { [rule in LeakRule]?: Closest };
@@ -32,10 +37,12 @@ export class LeakReporter {
   private dialogues = 0;
 
   constructor(questions: readonly Question[]) {
-    for (const { id } of questions) this.rows.set(id, { question: id, leaks: false, closest: {} });
+    for (const { id, text } of questions)
+      this.rows.set(id, { question: id, text, leaks: false, closest: {} });
   }
 
-  add(hit: LeakHit, dialogue: string, turn: number): void {
+  /** `turn`: which user turn of the dialogue, and its text. */
+  add(hit: LeakHit, dialogue: string, turn: { number: number; text: string }): void {
     const row = this.rows.get(hit.question.id)!;
     row.leaks ||= hit.leaks;
     const before = row.closest[hit.rule];
@@ -45,7 +52,8 @@ export class LeakReporter {
       score: hit.score,
       unsmoothed: hit.unsmoothed,
       dialogue,
-      turn,
+      turn: turn.number,
+      excerpt: turn.text.slice(0, excerptLength),
       leaks: hit.leaks,
     };
   }
@@ -60,7 +68,3 @@ export class LeakReporter {
     return { questions: rows.length, leaked, dialogues: this.dialogues, rows };
   }
 }
-
-/** Ids of the questions that must leave the evaluation, where the recipe drops from the test side. */
-export const leakedQuestions = (report: LeakReport): string[] =>
-  report.rows.filter(({ leaks }) => leaks).map(({ question }) => question);

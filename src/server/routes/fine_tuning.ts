@@ -278,6 +278,8 @@ function checkSettings(settings: KoalaSettings, method: JobMethod): void {
   if (settings.koala_lora_alpha && !lora) refuse("koala_lora_alpha", "needs koala_method lora.");
   if (settings.koala_learning_rate && typeof method.hyperparameters.learning_rate_multiplier === "number")
     refuse("koala_learning_rate", "and learning_rate_multiplier say the same thing; name one of them.");
+  if (settings.koala_loss && method.type !== "dpo")
+    refuse("koala_loss", "belongs to method dpo, whose beta it takes.");
   if (settings.koala_markers === "true" && settings.koala_template !== "koala")
     refuse("koala_markers", "needs koala_template koala.");
   if (settings.koala_markers === "true" && method.type === "dpo")

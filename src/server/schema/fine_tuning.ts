@@ -73,6 +73,10 @@ const isFormat = z.enum([
 
 const koalaFields = {
   koala_method: optional(z.enum(["full", "lora"]), "Train all weights (default) or a low-rank adapter."),
+  koala_loss: optional(
+    z.enum(["dpo", "kto"]),
+    "Of method dpo. kto: learn from answers with a label (good or not), or from pairs, by the loss of KTO. Default dpo.",
+  ),
   koala_lora_rank: optional(whole(1, 4096), "Default 16."),
   koala_lora_alpha: optional(positive(1e6), "Default twice the rank."),
   koala_sequence_length: optional(
@@ -148,7 +152,10 @@ export const jobRequestSchema = z
     training_file: z.string().min(1).max(64).describe("Id of a file with purpose fine-tune."),
     validation_file: optional(z.string().min(1).max(64), "Its loss is told at each checkpoint."),
     suffix: optional(
-      z.string().regex(/^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$/),
+      text(
+        (value) => /^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$/.test(value),
+        "must begin with a letter or digit and hold only letters, digits, - and _, at most 64",
+      ),
       "Becomes a part of the model's name: letters, digits, - and _, at most 64.",
     ),
     seed: optional(z.int().min(0).max(FIELD.int32), "Same seed, same data, same machine: same model."),

@@ -5,6 +5,7 @@ import { availableParallelism } from "node:os";
 import { CollectiveError, type Communicator } from "../../tensor/communicator.ts";
 import { Device, NativeError } from "../../tensor/device.ts";
 import { libraryPath } from "../../tensor/library.ts";
+import { dieWithParent } from "../../tensor/parent_death.ts";
 import { UsageError } from "../../util/errors.ts";
 import type { TrainEvent } from "../events.ts";
 import type { Recipe } from "../recipe.ts";
@@ -40,7 +41,7 @@ export interface RankOptions {
 
 /** Trains as the rank that the environment names, and ends the process. */
 export async function runRankProcess(options: RankOptions): Promise<never> {
-  if (process.send) process.on("disconnect", () => process.exit(PEER_LOST));
+  if (process.send) endWithSupervisor();
   const stop = new AbortController();
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => stop.abort(signal));
   const joined: Communicator[] = [];
@@ -51,6 +52,13 @@ export async function runRankProcess(options: RankOptions): Promise<never> {
     for (const communicator of joined) communicator.abort();
     return await endWith(error);
   }
+}
+
+/** A successor of the supervisor starts ranks on the same files: these must not go on for as long as a step takes, in which
+ *  no event is heard. Checkpoints are safe at every moment. */
+function endWithSupervisor(): void {
+  process.on("disconnect", () => process.exit(PEER_LOST));
+  dieWithParent();
 }
 
 async function train(
@@ -67,7 +75,11 @@ async function train(
   const device = Device.open(libraryPath("cpu"), { threads });
   if (ops) device.recordOps(ops);
   const agreement = Bun.hash(JSON.stringify(recipe)).toString(16);
-  const communicator = await joinRanks(device, place, { agreement, onWait: wait });
+  const communicator = await joinRanks(device, place, {
+    agreement,
+    onWait: wait,
+    onStaged: (sentence) => void process.stderr.write(`koala: ${sentence}\n`),
+  });
   onJoin(communicator);
   report(0, "load");
   await runTraining({

@@ -16,13 +16,15 @@ export interface JoinOptions {
   agreement?: string;
   /** Told before this rank waits for a collective (its symbol) and after (null). */
   onWait?: (symbol: string | null) => void;
+  /** Rank 0 is told where GPUs could be faster: one sentence. */
+  onStaged?: (sentence: string) => void;
 }
 
 /** Meets the other ranks. Throws UsageError where they do not come or do not belong together. */
 export async function joinRanks(
   device: Device,
   place: RankPlace | null,
-  { timeoutSeconds = 1800, agreement = "", onWait = () => {} }: JoinOptions = {},
+  { timeoutSeconds = 1800, agreement = "", onWait = () => {}, onStaged = () => {} }: JoinOptions = {},
 ): Promise<Communicator> {
   if (place === null || place.world === 1) return new SoloCommunicator(device);
   const { rank, world } = place;
@@ -31,7 +33,11 @@ export async function joinRanks(
       ? hostRendezvous(world, { hostname: place.address, port: place.port, run: place.run, timeoutSeconds })
       : null;
   try {
-    const name = await meet(place, agreement, offerOf(device), timeoutSeconds * 1000);
+    const { name, staged } = await meet(place, agreement, offerOf(device), timeoutSeconds * 1000);
+    if (staged !== undefined && rank === 0)
+      onStaged(
+        `Collectives go through shared memory of this machine, which is slower than NCCL: ${staged}. \`koala doctor\` shows what was searched.`,
+      );
     return joinSharedMemory(device, { name, rank, world, timeoutSeconds, onWait });
   } finally {
     host?.close();
@@ -56,7 +62,8 @@ const introductionSchema = z.strictObject({
 });
 type Introduction = z.infer<typeof introductionSchema>;
 
-type Answer = { name: string } | { error: string };
+/** `staged`: why collectives between GPUs go through the machine's memory. */
+type Answer = { name: string; staged?: string } | { error: string };
 
 export interface RendezvousOptions {
   hostname?: string;
@@ -186,7 +193,8 @@ function communicatorOf(ranks: Introduction[]): Answer {
   const object = elsewhere === undefined ? `/koala-${crypto.randomUUID()}` : "";
   const obstacle = ncclObstacle([first, ...others]);
   if (obstacle === null) return { name: `${first.offer.name}${object}` };
-  if (elsewhere === undefined) return { name: object };
+  const gpus = [first, ...others].some(({ offer }) => offer.device !== "");
+  if (elsewhere === undefined) return gpus ? { name: object, staged: obstacle } : { name: object };
   return {
     error: `Rank ${elsewhere.rank} runs on ${elsewhere.machine} and rank ${first.rank} on ${first.machine}, but ${obstacle}; without NCCL, ranks talk through shared memory and must be on one machine.`,
   };
@@ -216,7 +224,7 @@ async function meet(
   agreement: string,
   offer: CommunicatorOffer,
   timeoutMs: number,
-): Promise<string> {
+): Promise<{ name: string; staged?: string }> {
   const { rank, world, run, address, port } = place;
   const introduction: Introduction = { rank, world, run, machine: hostname(), agreement, offer };
   // The host gives up first where it began with this rank, and says who is missing.
@@ -224,7 +232,7 @@ async function meet(
   for (let pause = 10; ; pause = Math.min(2 * pause, 1000)) {
     const answer = await ask(address, port, introduction, deadline - performance.now());
     if (answer !== null && "error" in answer) throw new UsageError(answer.error);
-    if (answer !== null) return answer.name;
+    if (answer !== null) return answer;
     if (performance.now() + pause > deadline)
       throw new UsageError(
         `Rank ${rank} waited ${timeoutMs / 1000} s for all ${world} ranks to meet at ${address}:${port}${place.hosted ? "" : ", where rank 0 listens"}. Start the missing ones with the same MASTER_ADDR and MASTER_PORT.`,

@@ -139,7 +139,7 @@ describe("leakage in the pipeline", () => {
       dialogue: "made/made.jsonl:2",
       turn: 2,
     });
-    expect(report.rows[1]).toEqual({ question: "own/8", leaks: false, closest: {} });
+    expect(report.rows[1]).toMatchObject({ question: "own/8", leaks: false, closest: {} });
   });
 
   test("drops nothing from training where the test side goes, or nothing shall", async () => {

@@ -45,13 +45,16 @@ describe("what carries the collectives", () => {
     ]);
     host.close();
     expect(answers[0]).toBe(answers[1]!);
-    return JSON.parse(answers[0]) as { name?: string; error?: string };
+    return JSON.parse(answers[0]) as { name?: string; error?: string; staged?: string };
   };
 
   test("is shared memory on one machine without GPUs, or with one GPU for two ranks", async () => {
     expect((await told(["a", onCpu], ["a", onCpu])).name).toMatch(objectName);
-    expect((await told(["a", onGpu("01:00.0")], ["a", onGpu("01:00.0")])).name).toMatch(objectName);
-    expect((await told(["a", onGpu("01:00.0")], ["a", onCpu])).name).toMatch(objectName);
+    expect(await told(["a", onGpu("01:00.0")], ["a", onGpu("01:00.0")])).toEqual({
+      name: expect.stringMatching(objectName),
+      staged: "ranks 0 and 1 share the GPU 01:00.0",
+    });
+    expect((await told(["a", onGpu("01:00.0")], ["a", onCpu])).staged).toBe("rank 1 has no GPU");
   });
 
   test("is NCCL by rank 0's id where each has a GPU, beside shared memory on one machine", async () => {

@@ -130,7 +130,9 @@ function Facts({ job, latest }: { job: Job; latest: Metrics | null }) {
     ["Method", job.method.type],
     [
       "Epochs, batch, rate",
-      `${String(n_epochs)}, ${String(batch_size)}, × ${figureOr(learning_rate_multiplier)}`,
+      [n_epochs, batch_size, learning_rate_multiplier].every((value) => value === "auto")
+        ? "by the data"
+        : `${String(n_epochs)}, ${String(batch_size)}, × ${figureOr(learning_rate_multiplier)}`,
     ],
     ["Seed", String(job.seed)],
     ["Created", clock(job.created_at)],

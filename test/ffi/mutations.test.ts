@@ -1,0 +1,158 @@
+/** Do the tests find what goes wrong on a GPU? Each mutation plants one fault in a copy of a kernel (a lost barrier, a lost
+ *  wait for a copy, an index off by one), builds the emulator with it, and expects a test to fail.
+ *
+ *  A few in an ordinary run, all of them with KOALA_EMULATOR_TESTS=all. */
+import { afterAll, describe, expect, test } from "bun:test";
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { buildEmulator, buildMutant } from "../../ffi/build_gpu.ts";
+
+interface Mutation {
+  name: string;
+  /** Of ffi/cuda. */
+  file: string;
+  /** The .cu that holds or includes it. */
+  unit: string;
+  from: string;
+  to: string;
+  /** A file of test/ffi, and which of its tests. */
+  test: string;
+  pattern: string;
+  always?: boolean;
+}
+
+const mutations: Mutation[] = [
+  {
+    name: "a product that does not wait for other threads' copies",
+    ...{ file: "gemm.cuh", unit: "matmul", test: "ops", pattern: "matmul" },
+    from: "    __syncthreads();  // this piece has come",
+    to: "    // this piece has come",
+    always: true,
+  },
+  {
+    name: "a product that waits for one copy too few",
+    ...{ file: "gemm.cuh", unit: "matmul", test: "ops", pattern: "matmul" },
+    from: "cp_async_wait<Tile::STAGES - 2>();",
+    to: "cp_async_wait<Tile::STAGES - 1>();",
+    always: true,
+  },
+  {
+    name: "a product that leaves out the last columns",
+    ...{ file: "gemm.cuh", unit: "matmul", test: "ops", pattern: "matmul" },
+    from: "k + c < K;",
+    to: "k + c + 8 < K;",
+  },
+  {
+    name: "a product that leaves its last row unwritten",
+    ...{ file: "gemm.cuh", unit: "matmul", test: "ops", pattern: "matmul" },
+    from: "if (t >= p.T || n >= p.N) return;",
+    to: "if (t >= p.T - 1 || n >= p.N) return;",
+  },
+  {
+    name: "a float32 product that overwrites what others still read",
+    ...{ file: "simt_gemm.cuh", unit: "matmul", test: "ops", pattern: "matmul" },
+    from: "    __syncthreads();\n  }",
+    to: "  }",
+  },
+  {
+    name: "a block sum read before all have written",
+    ...{ file: "kernels.cuh", unit: "norm", test: "ops", pattern: "rms_norm" },
+    from: "part[threadIdx.x / 32] = v;\n  __syncthreads();",
+    to: "part[threadIdx.x / 32] = v;",
+    always: true,
+  },
+  {
+    name: "a warp sum without its last step",
+    ...{ file: "kernels.cuh", unit: "norm", test: "ops", pattern: "qk_norm" },
+    from: "for (int mask = 16; mask; mask /= 2) v += shfl_xor",
+    to: "for (int mask = 16; mask > 1; mask /= 2) v += shfl_xor",
+  },
+  {
+    name: "an angle of the next pair",
+    ...{ file: "rope.cu", unit: "rope", test: "ops", pattern: "rope" },
+    from: "((int64_t)position * half + i) * 2",
+    to: "((int64_t)position * half + i + 1) * 2",
+    always: true,
+  },
+  {
+    name: "a transposition that reads too early",
+    ...{ file: "matmul_pack.cu", unit: "matmul_pack", test: "gradients", pattern: "matmul" },
+    from: "  __syncthreads();\n  for (int i = y; i < SIDE",
+    to: "  for (int i = y; i < SIDE",
+  },
+  {
+    name: "a weight gradient that waits for one copy too few",
+    ...{ file: "gradient.cu", unit: "gradient", test: "gradients", pattern: "matmul" },
+    from: "cp_async_wait<STAGES - 2>();",
+    to: "cp_async_wait<STAGES - 1>();",
+  },
+  {
+    name: "flash attention that waits for one tile too few",
+    ...{ file: "flash.cuh", unit: "attention", test: "ops", pattern: "E=64|E=128" },
+    from: "cp_async_wait<RING - 2>();",
+    to: "cp_async_wait<RING - 1>();",
+  },
+  {
+    name: "attention's gradient read before all have copied",
+    ...{
+      file: "flash_backward.cuh",
+      unit: "document_attention_backward",
+      test: "gradients",
+      pattern: "E=64",
+    },
+    from: "    cp_async_wait<0>();\n    __syncthreads();",
+    to: "    cp_async_wait<0>();",
+  },
+  {
+    name: "a sum of squares that loses a barrier",
+    ...{ file: "sum_squares.cu", unit: "sum_squares", test: "training_ops", pattern: "sums of squares" },
+    from: "    __syncthreads();",
+    to: "",
+  },
+];
+
+const absent =
+  process.arch !== "x64" || process.env.KOALA_TEST_LIBRARY ? " (x86-64 only, and not within itself)" : "";
+const everything = process.env.KOALA_EMULATOR_TESTS === "all";
+const root = join(import.meta.dir, "..", "..");
+const minutes = 60_000;
+
+describe.skipIf(absent !== "")(`the tests notice${absent}`, () => {
+  const dir = mkdtempSync(join(tmpdir(), "koala-mutations-"));
+  afterAll(() => rmSync(dir, { recursive: true }));
+
+  for (const mutation of mutations.filter(({ always }) => always || everything))
+    test(
+      mutation.name,
+      async () => {
+        await buildEmulator({ quiet: true });
+        cpSync(join(root, "ffi"), join(dir, "ffi"), { recursive: true });
+        const file = join(dir, "ffi", "cuda", mutation.file);
+        const sound = readFileSync(file, "utf8");
+        expect(sound).toContain(mutation.from);
+        writeFileSync(file, sound.replace(mutation.from, mutation.to));
+        const library = join(dir, `${mutation.unit}.so`);
+        await buildMutant({ sourceDir: join(dir, "ffi", "cuda"), unit: mutation.unit, library });
+        expect(await outcome(mutation, join(root, "build", "libkoala_emu.so"))).toBe("passes");
+        expect(await outcome(mutation, library)).toBe("fails");
+      },
+      5 * minutes,
+    );
+});
+
+async function outcome({ test: name, pattern }: Mutation, library: string): Promise<string> {
+  const child = Bun.spawn(
+    [process.execPath, "test", "--timeout", "60000", "-t", pattern, `test/ffi/${name}.test.ts`],
+    {
+      cwd: root,
+      env: { ...process.env, KOALA_TEST_LIBRARY: library, KOALA_TEST_INNER: "1" },
+      stdout: "ignore",
+      stderr: "pipe",
+    },
+  );
+  const text = await new Response(child.stderr).text();
+  const code = await child.exited;
+  if (code === 0) return /^ *[1-9]\d* pass$/m.test(text) ? "passes" : `ran nothing: ${text}`;
+  return /^ *[1-9]\d* fail$/m.test(text) ? "fails" : `broke: ${text.slice(-2000)}`;
+}
