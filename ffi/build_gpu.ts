@@ -41,26 +41,17 @@ interface Build {
   link: (objects: string[], to: string) => string[];
 }
 
-/** Builds the emulator and returns its path; `sourceDir` and `library` let tests build changed copies elsewhere. */
-export function buildEmulator(
-  options: { quiet?: boolean; asan?: boolean; sourceDir?: string; library?: string; objectDir?: string } = {},
-): Promise<string> {
-  const compiler = process.env.CXX || "g++";
-  const suffix = options.asan ? "emu_asan" : "emu";
-  const asan = options.asan ? ASAN_FLAGS : [];
-  // With ASan, its runtime comes from the program that loads the library (LD_PRELOAD).
-  const libraries = options.asan ? [] : ["-static-libstdc++", "-static-libgcc", "-Wl,-z,defs"];
+/** Builds the emulator and returns its path; `asan` finds accesses outside of memory (test/ffi/sanitizer.test.ts). */
+export function buildEmulator(options: { quiet?: boolean; asan?: boolean } = {}): Promise<string> {
+  const name = options.asan ? "emu_asan" : "emu";
   return build(
     {
       name: options.asan ? "the emulator with ASan" : "the emulator",
-      library: options.library ?? join(buildDir, `libkoala_${suffix}.so`),
-      objectDir: options.objectDir ?? join(buildDir, suffix),
-      sourceDir: options.sourceDir ?? cudaDir,
-      compile: [compiler, ...EMULATOR_FLAGS, ...asan],
-      link: (objects, to) => [
-        ...[compiler, "-shared", ...asan, ...objects, "-o", to, "-pthread", "-ldl"],
-        ...[EXPORTS, ...libraries],
-      ],
+      library: join(buildDir, `libkoala_${name}.so`),
+      objectDir: join(buildDir, name),
+      sourceDir: cudaDir,
+      compile: compileEmulator(options.asan),
+      link: (objects, to) => linkEmulator(objects, to, options.asan),
     },
     options.quiet,
   );
@@ -71,21 +62,26 @@ export async function buildMutant(options: {
   sourceDir: string;
   unit: string;
   library: string;
+  asan?: boolean;
 }): Promise<void> {
-  const sound = join(buildDir, "emu");
+  const sound = join(buildDir, options.asan ? "emu_asan" : "emu");
   const object = `${options.library}.o`;
-  const compiler = process.env.CXX || "g++";
   const source = join(options.sourceDir, `${options.unit}.cu`);
-  await run([compiler, ...EMULATOR_FLAGS, "-O1", "-w", "-c", source, "-o", object]);
-  const names = listFiles(sound).filter(
+  await run([...compileEmulator(options.asan), "-O1", "-w", "-c", source, "-o", object]);
+  const others = listFiles(sound).filter(
     (file) => file.endsWith(".o") && !file.endsWith(`/${options.unit}.o`),
   );
-  await run(linkEmulator([...names, object], options.library, compiler));
+  await run(linkEmulator([...others, object], options.library, options.asan));
 }
 
-function linkEmulator(objects: string[], to: string, compiler: string): string[] {
-  const libraries = ["-static-libstdc++", "-static-libgcc", "-Wl,-z,defs"];
-  return [compiler, "-shared", ...objects, "-o", to, "-pthread", "-ldl", EXPORTS, ...libraries];
+const gxx = (): string => process.env.CXX || "g++";
+
+const compileEmulator = (asan = false): string[] => [gxx(), ...EMULATOR_FLAGS, ...(asan ? ASAN_FLAGS : [])];
+
+/** With ASan, its runtime comes from the program that loads the library (LD_PRELOAD). */
+function linkEmulator(objects: string[], to: string, asan = false): string[] {
+  const flags = asan ? ASAN_FLAGS : ["-static-libstdc++", "-static-libgcc", "-Wl,-z,defs"];
+  return [gxx(), "-shared", ...objects, "-o", to, "-pthread", "-ldl", EXPORTS, ...flags];
 }
 
 /** Builds the GPU's library for this machine's usual card (sm_90) or all of the release. Throws a sentence without nvcc. */

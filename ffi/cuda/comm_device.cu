@@ -88,7 +88,7 @@ void* comm_bounce(koala_comm* c) { return of_device(c)->bounce; }
 const CommTransport* comm_transport(const char* name) {
   if (is_object_name(name)) return &shared_memory;
   if (is_nccl_name(name)) return &nccl;
-  fail("koala_comm_open: \"%.200s\" is no name of a communicator; it looks like \"/koala-1234\", or comes from "
-      "koala_comm_offer.", name);
+  fail("koala_comm_open: \"%.200s\" is no name of a shared memory object, which looks like \"/koala-1234\", and no offer "
+      "of koala_comm_offer.", name);
   return nullptr;
 }

@@ -5,7 +5,7 @@
 // Tensor cores: tiles of 128 x 128, 32 tokens a step, three steps on their way (cp.async); 8 warps of 64 x 32. Both
 // operands lie token by token, so ldmatrix transposes both. Rows that cannot be read 16 bytes at a time, or are not bf16,
 // are first copied to scratch, rounded and padded. The tiles take 52224 bytes of shared memory besides the budget.
-// budget k_weight_gradient_bf16: registers 96, shared 0
+// budget k_weight_gradient_bf16: registers 128, shared 0
 // budget k_weight_gradient: registers 64, shared 16384
 // budget k_rounded_rows: registers 24, shared 0
 // budget k_bias_gradient: registers 32, shared 2048

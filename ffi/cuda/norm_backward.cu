@@ -4,7 +4,7 @@
 // A block takes 16 rows one after another and keeps its part of dw in shared memory, where a thread owns the columns that
 // it reads; the parts are then added in ascending order. Heads are short: there, a warp takes a head at a time.
 // Shared memory besides the budget's: 4 D bytes of k_rms_norm_backward, 64 E of k_qk_norm_backward (8 D, 128 E for float64).
-// budget k_rms_norm_backward: registers 80, shared 64
+// budget k_rms_norm_backward: registers 104, shared 64
 // budget k_qk_norm_backward: registers 48, shared 0
 // budget k_add_parts: registers 32, shared 2048
 #include "column_sums.cuh"

@@ -3,8 +3,8 @@
 // The bits of ffi/cpu/optimizer.cc, which explains the split and the rounding: every sum and product is rounded where
 // it is rounded there (the functions *_rn are never fused with what stands around them).
 // A thread updates eight parameters side by side.
-// budget k_adamw: registers 96, shared 0
-// budget k_adamw_split: registers 64, shared 0
+// budget k_adamw: registers 104, shared 0
+// budget k_adamw_split: registers 72, shared 0
 // budget k_master_split: registers 32, shared 0
 // budget k_master_join: registers 32, shared 0
 #include "flat.cuh"

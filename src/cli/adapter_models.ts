@@ -18,15 +18,23 @@ export async function openAdapters(base: ServedModel, given: readonly string[]):
   const models: AdapterModel[] = [];
   const taken = new Set([base.id, ...base.aliases]);
   for (const text of given) {
-    const [, id, path] = /^([^=]+)=(.+)$/.exec(text) ?? [];
-    if (id === undefined || path === undefined)
+    const [, id, named] = /^([^=]+)=(.+)$/.exec(text) ?? [];
+    if (id === undefined || named === undefined)
       throw new UsageError(`--lora ${text} is not name=path, as --lora polite=./polite-adapter.`);
     if (taken.has(id)) throw new UsageError(`--lora ${text}: a model named ${id} is served already.`);
     taken.add(id);
+    const path = adapterFolder(named);
     await checkAdapter(await readConfig(base.path), path);
     models.push(adapterModel(base, path, { id, generation: 1, created: Math.floor(Date.now() / 1000) }));
   }
   return models;
+}
+
+/** A model that `koala train` or a job made has its adapter in a folder beside the merged weights. */
+function adapterFolder(path: string): string {
+  const inside = join(path, "adapter");
+  const holdsOne = (folder: string) => existsSync(join(folder, adapterConfigFile));
+  return !holdsOne(path) && holdsOne(inside) ? inside : path;
 }
 
 /** What a job made of a base that is served here, in that base's engine; null where it needs an engine of its own: it has no

@@ -32,7 +32,9 @@ interface DataFlags {
 }
 
 export function register(program: Command): void {
-  const data = program.command("data").description("curate raw dialogues, and look at training data before a model does");
+  const data = program
+    .command("data")
+    .description("curate raw dialogues, and look at training data before a model does");
   addDataFlags(
     data.command("preview <file>").description("paint the tokens of records, trained ones coloured"),
   )

@@ -2,11 +2,11 @@
 import { freemem } from "node:os";
 import type { Command } from "commander";
 import { openDataset } from "../data/shard.ts";
-import { Device } from "../tensor/device.ts";
-import { libraryPath } from "../tensor/library.ts";
+import { openDevice } from "../tensor/open_device.ts";
 import { memoryKinds } from "../train/allocation.ts";
 import { fittingChange, type Plan, planRun } from "../train/plan.ts";
 import { trainedTemplate } from "../text/model_record.ts";
+import { checkRows } from "../train/ranks/launch.ts";
 import { type Recipe, readRecipe } from "../train/recipe.ts";
 import { prepareData } from "../train/run.ts";
 import { readConfig } from "../model/config.ts";
@@ -57,20 +57,23 @@ export async function planned(
   recipe: Recipe,
   measure: boolean,
 ): Promise<{ plan: Plan; model: string; data: string }> {
+  checkRows(recipe, recipe.ranks);
   const model = await resolveModel(recipe.model.path);
   const progress = new Progress("bytes");
   const data = await prepareData(recipe, model, (stage, done, total) => progress.update(stage, done, total));
   const dataset = openDataset(data);
-  const device = Device.open(libraryPath("cpu"), { threads: recipe.threads });
+  const device = openDevice(recipe.device, { threads: recipe.threads });
   try {
     const config = await readConfig(model);
     const estimate = planRun({ recipe, config, dataset, device, measure: false });
-    const available = process.availableMemory?.() ?? freemem();
-    const wanted = estimate.totalBytes * recipe.ranks;
+    const onCpu = recipe.device === "cpu";
+    const available = onCpu ? (process.availableMemory?.() ?? freemem()) : device.info.memory_bytes;
+    const shared = recipe.device === "cuda" ? 1 : recipe.ranks;
+    const wanted = estimate.totalBytes * shared;
     if (wanted > available) {
       const change = fittingChange({ recipe, config, device }, available);
       throw new UsageError(
-        `The run needs ${bytesText(wanted)} and this machine has ${bytesText(available)} available. ${change ? `It would fit with ${change}.` : "No single setting makes it fit: take a smaller model, a shorter sequence_length, or LoRA with recomputation."}`,
+        `The run needs ${bytesText(wanted)} and ${onCpu ? "this machine" : recipe.device} has ${bytesText(available)}${onCpu ? " available" : ""}. ${change ? `It would fit with ${change}.` : "No single setting makes it fit: take a smaller model, a shorter sequence_length, or LoRA with recomputation."}`,
       );
     }
     const plan = measure ? planRun({ recipe, config, dataset, device, measure }) : estimate;

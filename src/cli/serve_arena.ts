@@ -9,6 +9,8 @@ export async function serveArena(
   database: string | undefined,
 ): Promise<{ close(): Promise<void> }> {
   const store = await openStore(databaseUrl(database));
+  if (context.models.list().length < 2)
+    process.stderr.write("koala: the arena needs two models, and one is served: it waits for another.\n");
   context.arena = store;
   context.pages = { ...context.pages, ...Object.fromEntries(await loadArenaPages()) };
   return store;

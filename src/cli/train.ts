@@ -23,6 +23,8 @@ interface TrainFlags {
   dryRun?: boolean;
   resume?: boolean;
   ranks?: number;
+  device?: string;
+  devices?: number;
 }
 
 export function register(program: Command): void {
@@ -38,11 +40,28 @@ export function register(program: Command): void {
     .option("--dry-run", "prepare the data, print the plan and stop")
     .option("--resume", "go on from the newest checkpoint of the recipe's output")
     .option("--ranks <n>", "processes that train together", integer(1, 8))
+    .option(
+      "--device <device>",
+      "where to train: cpu, cuda or, of several GPUs, cuda:1 (default: the recipe's, cpu)",
+    )
+    .option(
+      "--devices <n>",
+      "GPUs that train together, one rank each: --device cuda --ranks n",
+      integer(1, 8),
+    )
     .action(run);
 }
 
 async function run(path: string, flags: TrainFlags): Promise<void> {
-  const settings = flags.ranks === undefined ? flags.set : [...flags.set, `ranks=${flags.ranks}`];
+  const ranks = flags.ranks ?? flags.devices;
+  const device = flags.device ?? (flags.devices === undefined ? undefined : "cuda");
+  if (flags.devices !== undefined && (flags.ranks !== undefined || device !== "cuda"))
+    throw new UsageError("--devices stands for --device cuda and --ranks; name it alone.");
+  const settings = [
+    ...flags.set,
+    ...(ranks === undefined ? [] : [`ranks=${ranks}`]),
+    ...(device === undefined ? [] : [`device="${device}"`]),
+  ];
   const recipe = await readModelRecipe(path, settings);
   const place = placeFromEnvironment();
   if (place) return runAsRank({ ...recipe, ranks: place.world }, flags);

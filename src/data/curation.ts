@@ -125,6 +125,7 @@ interface RawFile {
 
 /** The files of each source, in order of their names. Throws where a source has none and is not optional. */
 async function rawFiles({ recipe, raw, onProgress }: CurationOptions): Promise<RawFile[]> {
+  if (!existsSync(raw)) throw new UsageError(`There is no folder ${raw} with raw files; name it with --raw.`);
   const found: { entry: SourceEntry; path: string; label: string }[] = [];
   for (const entry of recipe.sources) {
     const paths: string[] = [];

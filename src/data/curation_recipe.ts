@@ -163,7 +163,8 @@ export function checkTable<T>(schema: z.ZodType<T>, value: unknown, path: string
   if (result.success) return result.data;
   const faults = result.error.issues.map((issue) => {
     const key = issue.path.map((part) => (typeof part === "number" ? part + 1 : String(part))).join(" ");
-    const text = issue.code === "unrecognized_keys" ? unknownKeys(schema, issue) : issue.message;
+    const said = issue.message.endsWith("received undefined") ? "is missing" : issue.message;
+    const text = issue.code === "unrecognized_keys" ? unknownKeys(schema, issue) : said;
     return key === "" ? text : `${key}: ${text}`;
   });
   throw new UsageError(`${path} is not a recipe of this kind: ${faults.join("; ")}.`);

@@ -5,6 +5,7 @@ import { mkdir } from "node:fs/promises";
 import { once } from "node:events";
 import { dirname } from "node:path";
 import { finished } from "node:stream/promises";
+import { UsageError } from "../util/errors.ts";
 
 export class LineWriter {
   lines = 0;
@@ -56,5 +57,17 @@ export async function* textLines(path: string): AsyncGenerator<string> {
 
 /** The lines as values. Throws a SyntaxError where a line is no JSON: for files that we wrote. */
 export async function* readLines<T>(path: string): AsyncGenerator<T> {
-  for await (const line of textLines(path)) yield JSON.parse(line) as T;
+  let number = 0;
+  for await (const line of textLines(path)) {
+    number++;
+    let value: T;
+    try {
+      value = JSON.parse(line) as T;
+    } catch {
+      throw new UsageError(
+        `${path} line ${number} is not JSON: the file was cut off or changed; make it again.`,
+      );
+    }
+    yield value;
+  }
 }

@@ -130,8 +130,11 @@ const roles = new Set(["system", "developer", "user", "assistant", "tool", "func
 function readMessage(value: Json, where: string): TrainingMessage {
   if (!isObject(value)) throw new RecordFault(`${where} holds something that is not a message`);
   const { role, content, tool_calls: calls, weight } = value;
-  if (typeof role !== "string" || !roles.has(role))
-    throw new RecordFault(`${where} has the role ${nameOf(role)}, which is none of ${[...roles].join(", ")}`);
+  if (typeof role !== "string") throw new RecordFault(`${where} has a message without a role`);
+  if (!roles.has(role))
+    throw new RecordFault(
+      `${where} has the role ${JSON.stringify(role.slice(0, 40))}, which is none of ${[...roles].join(", ")}`,
+    );
   const empty = content === null || content === undefined;
   if (!empty && typeof content !== "string" && !isTextParts(content))
     throw new RecordFault(`${where} has content that is not text`);

@@ -23,6 +23,7 @@ export function parseJson<T>(text: string, schema: z.ZodType<T>, place: string):
   if (checked.success) return checked.data;
   const issue = checked.error.issues[0]!;
   const field = issue.path.length === 0 ? "the value" : `"${issue.path.join(".")}"`;
+  if (issue.message.endsWith("received undefined")) throw new UsageError(`${place}: ${field} is missing.`);
   throw new UsageError(`${place}: ${field} is wrong: ${issue.message}.`);
 }
 

@@ -100,10 +100,13 @@ export async function readAdapterConfig(directory: string): Promise<LoraConfig> 
   const file = Bun.file(path);
   if (!(await file.exists()))
     throw new UsageError(`${directory} holds no ${adapterConfigFile}, so it is no PEFT adapter.`);
-  const parsed = peftConfig.safeParse(await file.json().catch(() => null));
+  const json: unknown = await file.json().catch((error: Error) => {
+    throw new UsageError(`${path} is no JSON: ${error.message.replace(/\.$/, "")}.`);
+  });
+  const parsed = peftConfig.safeParse(json);
   if (!parsed.success)
     throw new UsageError(
-      `${path} is not a LoRA configuration: ${parsed.error.issues[0]?.path.join(".")} ${parsed.error.issues[0]?.message}.`,
+      `${path} is not a LoRA configuration: ${parsed.error.issues[0]?.path.join(".") || "it"}: ${parsed.error.issues[0]?.message}.`,
     );
   const { data } = parsed;
   const unsupported = refused.find((key) => isSet(data[key])) ?? (data.bias === "none" ? undefined : "bias");

@@ -279,10 +279,7 @@ class AnswerText {
 }
 
 /** 503 where the engine or what the request needs of it is gone, 500 where it could not go on with this request alone. */
-function failure(
-  { error, retry }: Extract<EngineEvent, { type: "finish" }>,
-  { engine }: ServedModel,
-): Error {
+function failure({ error, retry }: Extract<EngineEvent, { type: "finish" }>, { engine }: ServedModel): Error {
   const sentence = error ?? "The model could not go on with this request.";
   return engine.state === "ready" && !retry
     ? new GenerationFailedError(sentence)

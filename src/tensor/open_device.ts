@@ -6,6 +6,10 @@ import { type LibraryName, libraryPath } from "./library.ts";
 /** Whether `name` is one that users may give. */
 export const isDeviceName = (name: string): boolean => /^(cpu|cuda(:\d{1,3})?)$/.test(name);
 
+/** The device of one rank: ranks on "cuda" take one GPU each, in order; a GPU that is named is shared. */
+export const deviceOfRank = (name: string, localRank: number): string =>
+  name === "cuda" ? `cuda:${localRank}` : name;
+
 /** Throws UsageError, with what is missing and a way out, where the device or its library is not there. */
 export function openDevice(name: string, { threads = 0 } = {}): Device {
   const [, library, ordinal] = /^(cpu|cuda|emu)(?::(\d{1,3}))?$/.exec(name) ?? [];

@@ -170,6 +170,11 @@ const recipe = z
     ranks: z.int().min(1).max(8).default(1),
     /** ZeRO stage: what ranks share out. 0 nothing, 1 optimizer state, 2 also gradients, 3 also weights. */
     zero: z.literal([0, 1, 2, 3]).default(1),
+    /** cpu, cuda (each rank a GPU of its own) or cuda:1 (all ranks on that one); emu, an emulated GPU, is for tests. */
+    device: z
+      .string()
+      .regex(/^(cpu|emu|cuda(:\d{1,3})?)$/, "must be cpu, cuda or, of several GPUs, cuda:1")
+      .default("cpu"),
     /** Compute threads of a rank; 0: one a core. */
     threads: z.int().min(0).max(1024).default(0),
     /** Price of an hour of this machine, for the plan. */

@@ -8,8 +8,8 @@ import { type Dataset, openDataset } from "../data/shard.ts";
 import { openCheckpoint } from "../model/checkpoint.ts";
 import { readConfig } from "../model/config.ts";
 import { type Communicator, SoloCommunicator } from "../tensor/communicator.ts";
-import { Device, type DevicePeaks } from "../tensor/device.ts";
-import { libraryPath } from "../tensor/library.ts";
+import type { Device, DevicePeaks } from "../tensor/device.ts";
+import { openDevice } from "../tensor/open_device.ts";
 import { UsageError } from "../util/errors.ts";
 import { Checkpoints } from "./checkpoint/checkpoints.ts";
 import { checkpointSteps } from "./checkpoint/manifest.ts";
@@ -95,7 +95,7 @@ export async function runTraining(options: RunOptions): Promise<string | null> {
     throw new UsageError(
       `${recipe.output} holds ${existing.length} checkpoints of an earlier run. Go on with --resume, or name another output.`,
     );
-  const device = options.device ?? Device.open(libraryPath("cpu"), { threads: recipe.threads });
+  const device = options.device ?? openDevice(recipe.device, { threads: recipe.threads });
   const last = existing.at(-1) ?? null;
   const metrics = isFirst ? new Metrics(recipe.output, last ?? -1) : null;
   const onEvent = (event: TrainEvent) => {

@@ -52,7 +52,7 @@ describe("OpenAI's messages", () => {
 
   test.each([
     [[], "messages is not a list of messages"],
-    [[{ role: "robot", content: "x" }], "a role other than"],
+    [[{ role: "robot", content: "x" }], 'the role "robot", which is none of'],
     [[{ role: "user", content: 7 }], "content that is not text"],
     [[{ role: "user" }], "a message without content"],
     [[{ role: "user", content: "x", weight: 1 }], "a weight on a message that is no answer"],

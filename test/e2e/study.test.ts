@@ -133,6 +133,10 @@ describe("an undisturbed study", () => {
     ])
       expect(names).toContain(name);
     expect(names.some((name) => name.endsWith("model/model.safetensors"))).toBe(true);
+    // What the mixture keeps for evaluation is what the loss at checkpoints is of: its 6 dialogues are trained on nowhere.
+    const [run] = readdirSync(join(undisturbed, "models/all")).filter((name) => name.startsWith("run-"));
+    const metrics = readFileSync(join(undisturbed, "models/all", run!, "metrics.jsonl"), "utf8");
+    expect(metrics.match(/"type":"evaluation"/g)).toHaveLength(3);
   });
 
   test("its answers come from the models that were named: bad ones behind the negative marker", () => {

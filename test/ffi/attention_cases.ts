@@ -119,7 +119,7 @@ export class AttentionRun {
         this.target.device,
         this.cache.keys,
         this.cache.values,
-        ptr(rows),
+        this.target.at(rows),
         this.target.i32(slots),
         to - from,
         H,

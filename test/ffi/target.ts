@@ -15,6 +15,8 @@ export type Isa = "portable" | "avx2" | "avx512" | "avx512bf16" | "sm_90";
 const backend = process.env.KOALA_TEST_LIBRARY || "cpu";
 /** The library under test is that of GPUs, on one or emulated. */
 export const onGpu = backend !== "cpu";
+/** Arrays are copied to memory of the device: GPUs need it, and sanitizers see more. */
+const copiesArrays = backend === "cuda" || process.env.KOALA_TEST_DEVICE_MEMORY === "1";
 /** Why a test is skipped there. */
 export const cpuOnly = onGpu ? " (on the CPU only)" : "";
 export const ISAS: readonly Isa[] = onGpu ? ["sm_90"] : ["portable", "avx2", "avx512", "avx512bf16"];
@@ -29,6 +31,7 @@ const libc = dlopen("libc.so.6", {
 
 export class Target {
   private readonly kept: NodeJS.TypedArray[] = [];
+  private readonly copies: { array: NodeJS.TypedArray; memory: Pointer }[] = [];
   private constructor(readonly device: Pointer) {}
 
   /** Throws the library's sentence where the processor cannot run `isa`. */
@@ -44,6 +47,8 @@ export class Target {
   }
 
   close(): void {
+    for (const { array, memory } of this.copies)
+      check(native.koala_memory_free(this.device, memory, array.byteLength));
     check(native.koala_device_close(this.device));
     this.kept.length = 0;
   }
@@ -54,10 +59,22 @@ export class Target {
     return JSON.parse(Buffer.from(text.subarray(0, text.indexOf(0))).toString());
   }
 
-  /** The address of an array that stays alive as long as this target. */
+  /** The address of an array that stays alive as long as this target, or of a copy of it on a GPU. */
   at(array: NodeJS.TypedArray): Pointer {
     this.kept.push(array);
-    return ptr(array);
+    if (!copiesArrays) return ptr(array);
+    const memory = this.allocate(array.byteLength);
+    if (array.byteLength > 0)
+      check(native.koala_memory_copy(this.device, memory, ptr(array), array.byteLength));
+    this.copies.push({ array, memory });
+    return memory;
+  }
+
+  /** Brings back what ops wrote to the arrays that a GPU has copies of. */
+  fetch(): void {
+    for (const { array, memory } of this.copies)
+      if (array.byteLength > 0)
+        check(native.koala_memory_copy(this.device, ptr(array), memory, array.byteLength));
   }
 
   i32(values: ArrayLike<number>): Pointer {

@@ -1,6 +1,6 @@
 /** Adapters as users meet them: a real server with one engine process, asked over HTTP by the OpenAI client. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { existsSync, readdirSync } from "node:fs";
+import { existsSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import OpenAI from "openai";
 import { startKoala, type RunningServer } from "../support/koala_process.ts";
@@ -117,6 +117,33 @@ test("after the engine process was killed, its successor serves the adapters as 
   expect(server.stderr()).toContain("It is being started again.");
 });
 
+test("an adapter whose files are gone when it is loaded again is a 503, and the others go on", async () => {
+  const gone = await randomAdapter(model, { rank: 4, seed: 5, directory: join(folder, "gone") });
+  const narrow = await startKoala([
+    ...flags,
+    "--max-loras",
+    "1",
+    "--lora",
+    `gone=${gone}`,
+    "--lora",
+    `loud=${loud}`,
+  ]);
+  try {
+    const asked = clientOf(narrow);
+    const before = await ids("loud", 5, undefined, asked);
+    rmSync(gone, { recursive: true });
+    const refusal = await ids("gone", 5, undefined, asked).then(
+      () => null,
+      (error) => error,
+    );
+    expect(refusal).toMatchObject({ status: 503 });
+    expect(refusal.message).toContain("The adapter gone cannot be loaded: ");
+    expect(await ids("loud", 5, undefined, asked)).toEqual(before);
+  } finally {
+    await narrow.stop();
+  }
+});
+
 test("--lora refuses in one sentence what is no adapter of the model", async () => {
   const refusal = async (...lora: string[]) =>
     startKoala([...flags, "--lora", ...lora]).then(
@@ -125,6 +152,9 @@ test("--lora refuses in one sentence what is no adapter of the model", async () 
     );
   expect(await refusal("nothing")).toMatch(/^koala: --lora nothing is not name=path, as .*\n$/);
   expect(await refusal(`tiny=${loud}`)).toMatch(/^koala: .*a model named tiny is served already\.\n$/);
+  const broken = join(folder, "broken");
+  await Bun.write(join(broken, "adapter_config.json"), "{");
+  expect(await refusal(`x=${broken}`)).toMatch(/^koala: .*adapter_config\.json is no JSON: .*\n$/);
   expect(await refusal(`x=${model}`)).toMatch(/^koala: .* holds no adapter_config\.json.*\n$/);
 });
 

@@ -81,7 +81,7 @@ describe("training data that fails its job", () => {
     [
       "a wrong role",
       line([user, { role: "robot", content: "x" }]),
-      /^train\.jsonl line 1: messages has a role other than/,
+      /^train\.jsonl line 1: messages has the role "robot", which is none of system, /,
     ],
     ["no answer", line([user]), /^train\.jsonl line 1: the conversation has no answer/],
     ["content that is no text", line([user, { role: "assistant", content: 7 }]), /content that is not text/],
@@ -127,6 +127,18 @@ describe("training data that fails its job", () => {
     expect((await refused(await create({ validation_file: "file-none" }), 400)).param).toBe(
       "validation_file",
     );
+  });
+
+  test("dialogues without labels where kto asks for them", async () => {
+    const kto = await faultOf(await create({ method: { type: "dpo" }, metadata: { koala_loss: "kto" } }));
+    expect(kto.message).toMatch(
+      /^train\.jsonl line 1: the record is neither an answer with a label nor a pair/,
+    );
+    const lost = await refused(await create({ metadata: { koala_loss: "kto" } }), 400);
+    expect(lost).toMatchObject({
+      param: "metadata.koala_loss",
+      message: "metadata.koala_loss belongs to method dpo, whose beta it takes.",
+    });
   });
 
   test("a file of another purpose, or none", async () => {
@@ -175,8 +187,8 @@ describe("jobs that are refused", () => {
       "method.dpo.hyperparameters.beta",
       /at most 2/,
     ],
-    [{ suffix: "a:b" }, "suffix", /form/],
-    [{ suffix: "x".repeat(65) }, "suffix", /form/],
+    [{ suffix: "a:b" }, "suffix", /letters, digits, - and _, at most 64/],
+    [{ suffix: "x".repeat(65) }, "suffix", /letters, digits, - and _, at most 64/],
     [{ seed: -1 }, "seed", /at least 0/],
     [{ integrations: [{ type: "wandb" }] }, "integrations", /must be empty/],
     [{ metadata: { koala_magic: "1" } }, "metadata.koala_magic", /is not known; known are koala_method/],

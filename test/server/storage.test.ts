@@ -85,6 +85,29 @@ describe("--max-storage", async () => {
     expect(job.error!.message).toMatch(/^The finished model has 640256 bytes, and \d+ of the 100000 bytes/);
   });
 
+  test("pauses a job whose epochs leave no room for the finished model; with more room it goes on", async () => {
+    const of = { database: join(folder, "epochs.db"), dataDirectory: join(folder, "epochs"), model };
+    const narrow = await tuningServer({ ...of, storageMax: 1_000_000 });
+    const { id: training_file } = await upload(narrow.client, trainingLines(4));
+    const { id } = await narrow.client.fineTuning.jobs.create({
+      model: "tiny",
+      training_file,
+      metadata: { steps: "40", epochs: "20", step_ms: "50" },
+    });
+    const paused = await jobUntil(narrow.client, id, ["paused", "succeeded", "failed"]);
+    expect(paused).toMatchObject({ status: "paused", error: null });
+    const { data: events } = await narrow.client.fineTuning.jobs.listEvents(id, { limit: 100 });
+    const warning = events.find(({ level }) => level === "warn")!.message;
+    expect(warning).toMatch(
+      /^The finished model has 640256 bytes, and \d+ of the 1000000 .* resume this job\.$/,
+    );
+    await narrow.close();
+    const wide = await tuningServer({ ...of, storageMax: 10_000_000 });
+    await wide.client.fineTuning.jobs.resume(id);
+    expect(await jobUntil(wide.client, id)).toMatchObject({ status: "succeeded", error: null });
+    await wide.close();
+  });
+
   test.each([
     ["1", 1],
     ["500MB", 5e8],

@@ -32,7 +32,7 @@ export function expectOneSentence(outcome: Outcome, says: RegExp): void {
   // A bar that was full before the fault showed is no complaint.
   const lines = outcome.err
     .split("\n")
-    .filter((line) => line !== "" && !/^loading weights .* 100%/.test(line));
+    .filter((line) => line !== "" && !/^(?:loading weights|reading \S+) .* 100%/.test(line));
   expect({ code: outcome.code, out: outcome.out, lines: lines.length }).toEqual({
     code: 1,
     out: "",

@@ -94,6 +94,11 @@ test("a recipe with a mistake, and one that does not fit, end with one sentence"
   const wrong = await koala("train", recipe, "--set", "optimiser.beta1=0.5");
   expect(wrong.code).toBe(1);
   expect(wrong.errors).toMatch(/^koala: .*recipe\.toml is not a recipe\. .*optimiser.*\n$/);
+  const idle = await koala("train", recipe, "--dry-run", "--ranks", "4", "--set", "rows_per_step=2");
+  expect([idle.code, idle.errors]).toEqual([
+    1,
+    "koala: A step has 2 rows, fewer than the 4 ranks. Raise rows_per_step or use fewer ranks.\n",
+  ]);
   const large = await koala("plan", recipe, "--set", "micro_rows=200000000");
   expect(large.code).toBe(1);
   expect(large.errors).toMatch(

@@ -57,7 +57,8 @@ async function run({ test, train, report, bleu, contain }: LeakFlags): Promise<v
   });
   const filter = new Leakage(questions, settings);
   let turns = 0;
-  for await (const dialogue of trainingDialogues(train)) {
+  const unread: Unread = new Map();
+  for await (const dialogue of trainingDialogues(train, unread)) {
     turns += userTurns(dialogue).length;
     filter.apply(dialogue);
   }
@@ -68,13 +69,17 @@ async function run({ test, train, report, bleu, contain }: LeakFlags): Promise<v
       report.endsWith(".html") ? leakPage(found) : `${JSON.stringify(found, null, 2)}\n`,
     );
   console.log(leakText(found, turns));
+  for (const [words, count] of unread) process.stderr.write(`koala: not compared: ${count} x ${words}\n`);
   if (found.leaked > 0)
     throw new UsageError(
       `${found.leaked} of ${found.questions} questions stand in the training data; leave those ${found.dialogues} dialogues out with the filter leakage, or the questions.`,
     );
 }
 
-async function* trainingDialogues(paths: readonly string[]): AsyncGenerator<Dialogue> {
+/** Records that no question was looked for in: file and reason, counted. */
+type Unread = Map<string, number>;
+
+async function* trainingDialogues(paths: readonly string[], unread: Unread): AsyncGenerator<Dialogue> {
   const labels = fileLabels(paths);
   const progress = new Progress("bytes");
   for (const [i, path] of paths.entries()) {
@@ -85,7 +90,10 @@ async function* trainingDialogues(paths: readonly string[]): AsyncGenerator<Dial
     }
     const onBytes = (bytes: number): void => progress.update(`reading ${labels[i]}`, bytes, size);
     for await (const read of readDialogues(path, { file: labels[i]!, onBytes }))
-      if (read.verdict !== "dropped") yield read.dialogue;
+      if (read.verdict === "dropped") {
+        const words = `${labels[i]}: ${read.drop.reason}`;
+        unread.set(words, (unread.get(words) ?? 0) + 1);
+      } else yield read.dialogue;
   }
 }
 

@@ -35,7 +35,7 @@ export type JobLoss = "sft" | "dpo" | "kto";
 
 /** What is learned from the data. */
 export const lossOf = ({ type }: JobMethod, settings: KoalaSettings): JobLoss =>
-  type === "dpo" ? (settings.koala_loss ?? "dpo") as JobLoss : "sft";
+  type === "dpo" ? ((settings.koala_loss ?? "dpo") as JobLoss) : "sft";
 
 /** OpenAI's format of the method, unless the job names another; OpenAI has none for labels. */
 export function formatOf(method: JobMethod, settings: KoalaSettings): string {
@@ -79,7 +79,8 @@ export async function planJob(
   const validated = job.validationFile === null ? null : await prepare("validation_file");
   const resolved = resolve(job, report, parameterCount(config));
   const sequenceLength = asked ?? roundUp(Math.min(report.longest, data.sequenceLength), 16);
-  const rows = rowsOf(report, resolved.batch_size, sequenceLength);
+  const examples = examplesOf(report, data.method);
+  const rows = rowsOf(report.tokens / examples, resolved.batch_size, sequenceLength);
   // A rank without a row would only wait.
   const ranks = Math.min(Number(settings.koala_ranks ?? of.ranksMax), of.ranksMax, rows);
   const recipe = checkRecipe(
@@ -100,7 +101,7 @@ export async function planJob(
       micro_rows: microRowsOf(rows, sequenceLength, ranks),
       epochs: resolved.n_epochs,
       seed: job.seed,
-      ...intervalsOf(report, resolved),
+      ...intervalsOf(examples, resolved),
       output,
       ranks,
       // The stage whose sums are the same on any number of ranks.
@@ -150,8 +151,8 @@ function resolve(job: StoredJob, report: DatasetReport, parameters: number): Res
   const { hyperparameters, type } = job.method;
   const decided = (value: number | "auto" | undefined, auto: number): number =>
     typeof value === "number" ? value : auto;
-  const examples = examplesOf(report, type);
   const settings = settingsOf(job);
+  const examples = examplesOf(report, lossOf(job.method, settings));
   const multiplier = settings.koala_learning_rate
     ? Number(settings.koala_learning_rate) / baseRate(settings)
     : decided(hyperparameters.learning_rate_multiplier, autoMultiplier(parameters));
@@ -171,8 +172,9 @@ function autoMultiplier(parameters: number): number {
 
 const parameterCount = (config: LlamaConfig): number => flatLayout(config).parameterCount;
 
-const examplesOf = (report: DatasetReport, type: JobMethod["type"]): number =>
-  type === "dpo" ? report.documents / 2 : report.documents;
+/** Of preferences two documents each: the sides of a pair, or an answer and what its reference point is taken from. */
+const examplesOf = ({ documents }: DatasetReport, loss: JobLoss): number =>
+  loss === "sft" ? documents : documents / 2;
 
 const baseRate = (settings: KoalaSettings): number => (settings.koala_method === "lora" ? 2e-4 : 2e-5);
 
@@ -191,8 +193,8 @@ const scheduleOf = (settings: KoalaSettings, resolved: ResolvedHyperparameters):
 });
 
 /** A batch counts examples, a step rows of several examples: as many rows as that many examples fill on average. */
-function rowsOf(report: DatasetReport, batchSize: number, sequenceLength: number): number {
-  const perRow = Math.max(1, sequenceLength / (report.tokens / report.documents));
+function rowsOf(tokensPerExample: number, batchSize: number, sequenceLength: number): number {
+  const perRow = Math.max(1, sequenceLength / tokensPerExample);
   return Math.max(1, Math.round(batchSize / perRow));
 }
 
@@ -201,8 +203,8 @@ const microRowsOf = (rows: number, sequenceLength: number, ranks: number): numbe
   Math.max(1, Math.min(Math.floor(rows / ranks), Math.floor(microTokens / sequenceLength)));
 
 /** About ten checkpoints to go on from, and five looks at samples, over the whole run. */
-function intervalsOf(report: DatasetReport, resolved: ResolvedHyperparameters): object {
-  const steps = Math.ceil((report.documents / resolved.batch_size) * resolved.n_epochs);
+function intervalsOf(examples: number, resolved: ResolvedHyperparameters): object {
+  const steps = Math.ceil((examples / resolved.batch_size) * resolved.n_epochs);
   return {
     checkpoint: { interval: Math.min(500, Math.max(10, Math.ceil(steps / 10))), keep: 2 },
     sample_interval: Math.max(5, Math.ceil(steps / 5)),

@@ -4,7 +4,7 @@
 import { existsSync } from "node:fs";
 import { mkdir, rename, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { endLease, findJob, type JobError, type Lease, type StoredJob } from "../../store/jobs.ts";
+import { changeJob, endLease, findJob, type JobError, type Lease, type StoredJob } from "../../store/jobs.ts";
 import { putModel } from "../../store/models.ts";
 import { usedBytes } from "../../server/storage_quota.ts";
 import type { Store } from "../../store/store.ts";
@@ -67,17 +67,23 @@ export async function runJob(context: JobContext, onStop: (stop: AbortController
     await reporter.flush();
     samples = await Samples.open(plan);
     const models = new EpochModels(context, job, reporter);
+    const watch = new StorageWatch(context, plan, reporter);
     await tellLostMetrics(reporter, { store, jobId: job.id, output: plan.recipe.output });
     await models.settle();
     const directory = await context.train({
       plan,
       prompts: samples.prompts,
-      onEvent: (event) => (event.type === "model" ? models.add(event.step) : reporter.train(event)),
+      onEvent: (event) => {
+        if (event.type === "model") models.add(event.step);
+        else reporter.train(event);
+        if (event.type === "model" || event.type === "checkpoint") watch.look();
+      },
       stop: reporter.stop.signal,
       epochModels: models.directory,
       onRestart: (message) => reporter.note({ level: "warn", message }),
     });
     await models.settle();
+    await watch.settle();
     await reporter.flush();
     if (directory === null) await endLease(store, lease, { status: "released" });
     else await succeed(context, { job, plan, directory });
@@ -89,13 +95,46 @@ export async function runJob(context: JobContext, onStop: (stop: AbortController
 }
 
 /** Hours of training shall not end without room for what comes of them. */
-async function checkStorage({ dataDirectory, storageMax }: JobContext, plan: JobPlan): Promise<void> {
-  if (storageMax === null) return;
+async function checkStorage(context: JobContext, plan: JobPlan): Promise<void> {
+  const lack = await storageLack(context, plan);
+  if (lack !== null) throw new StorageError(`${lack}.`);
+}
+
+/** What is missing for the finished model, and the way out; null: nothing. */
+async function storageLack({ dataDirectory, storageMax }: JobContext, plan: JobPlan): Promise<string | null> {
+  if (storageMax === null) return null;
   const used = await usedBytes(dataDirectory);
-  if (used + plan.modelBytes <= storageMax) return;
-  throw new StorageError(
-    `The finished model has ${plan.modelBytes} bytes, and ${used} of the ${storageMax} bytes that this server may keep are used. Delete files or tuned models, or raise --max-storage.`,
-  );
+  if (used + plan.modelBytes <= storageMax) return null;
+  return `The finished model has ${plan.modelBytes} bytes, and ${used} of the ${storageMax} bytes that this server may keep are used. Delete files or tuned models, or raise --max-storage`;
+}
+
+/** Checkpoints and the models of epochs take room as well: where too little is left, the job is paused with what it has. */
+class StorageWatch {
+  #looking: Promise<void> = Promise.resolve();
+
+  constructor(
+    private readonly context: JobContext,
+    private readonly plan: JobPlan,
+    private readonly reporter: JobReporter,
+  ) {}
+
+  look(): void {
+    this.#looking = this.#looking
+      .then(() => this.#check())
+      .catch((error: Error) => this.context.log(`The storage could not be counted: ${error.message}`));
+  }
+
+  settle(): Promise<void> {
+    return this.#looking;
+  }
+
+  async #check(): Promise<void> {
+    const lack = this.reporter.stop.signal.aborted ? null : await storageLack(this.context, this.plan);
+    if (lack === null) return;
+    this.reporter.note({ level: "warn", message: `${lack}, and resume this job.` });
+    await this.reporter.flush();
+    await changeJob(this.context.store, this.context.lease.jobId, "pause");
+  }
 }
 
 class StorageError extends UsageError {}

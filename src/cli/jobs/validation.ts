@@ -100,6 +100,8 @@ async function checkFile(
     if (of.loss === "dpo" && kind !== "preference")
       throw new UsageError(`${place}: the record is no pair of answers, which dpo needs.`);
     if (of.loss === "kto" && kind !== "preference" && kind !== "labelled")
-      throw new UsageError(`${place}: the record is neither an answer with a label nor a pair, which kto needs.`);
+      throw new UsageError(
+        `${place}: the record is neither an answer with a label nor a pair, which kto needs.`,
+      );
   }
 }

@@ -14,7 +14,7 @@ import { writeWhole } from "../../data/stages.ts";
 import { questionViews } from "../../data/question_sets.ts";
 import { defaultRaterRule } from "../../eval/study_data.ts";
 import { hashJson } from "../../text/fingerprint.ts";
-import type { Json } from "../../text/tokenizer_file.ts";
+import { readJsonObject, type Json } from "../../text/tokenizer_file.ts";
 import { UsageError } from "../../util/errors.ts";
 import { checkTraining } from "../data/curate.ts";
 
@@ -205,7 +205,12 @@ export async function openStudy(folder: string): Promise<StudyRecipe> {
   const path = savedRecipe(folder);
   if (!existsSync(path))
     throw new UsageError(`${folder} is no study: koala study init RECIPE --out ${folder} makes it one.`);
-  return parseSaved((await Bun.file(path).json()) as Saved, path);
+  const saved = (await readJsonObject(path)) as unknown as Saved;
+  if (!Array.isArray(saved.models) || typeof saved.study !== "object")
+    throw new UsageError(
+      `${path} is not what koala study wrote; koala study init RECIPE --out ${folder} writes it again.`,
+    );
+  return parseSaved(saved, path);
 }
 
 function parseSaved(saved: Saved, path: string): StudyRecipe {

@@ -13,6 +13,7 @@ export async function verifyStudy(folder: string): Promise<string> {
   const path = join(folder, "SHA256SUMS");
   if (!existsSync(path)) throw new UsageError(`${folder} has no SHA256SUMS: the study is not finished.`);
   const lines = (await readFile(path, "utf8")).split("\n").filter((line) => line !== "");
+  if (lines.length === 0) throw new UsageError(`${path} names no file: it was emptied, and proves nothing.`);
   const faults: string[] = [];
   const progress = new Progress("items");
   for (const [i, line] of lines.entries()) {

@@ -25,5 +25,9 @@ export async function readSamples(path: string): Promise<Sample[]> {
   });
   if (rows.length < 50)
     throw new UsageError(`${path} has ${rows.length} samples; at least 50 are needed to measure anything.`);
+  if (!rows.some((row) => names.some((name) => row[name] === 1)))
+    throw new UsageError(
+      `${path} has no sample with a label of 1 (${names.join(", ")}), so there is nothing to tell apart.`,
+    );
   return rows.map((row) => ({ text: row.prompt, labels: names.map((name) => row[name] ?? null) }));
 }

@@ -155,7 +155,7 @@ export const jobRequestSchema = z
       text(
         (value) => /^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$/.test(value),
         "must begin with a letter or digit and hold only letters, digits, - and _, at most 64",
-      ),
+      ).meta({ pattern: "^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$" }),
       "Becomes a part of the model's name: letters, digits, - and _, at most 64.",
     ),
     seed: optional(z.int().min(0).max(FIELD.int32), "Same seed, same data, same machine: same model."),

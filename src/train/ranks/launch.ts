@@ -1,6 +1,7 @@
 /** A training run on several ranks of this machine: checks what all of them would trip over, then supervises them. */
 import { UsageError } from "../../util/errors.ts";
 import { latestStep } from "../checkpoint/checkpoints.ts";
+import type { Recipe } from "../recipe.ts";
 import { checkpointDirectory } from "../run.ts";
 import type { RankRun } from "./rank_process.ts";
 import { superviseRanks, type SupervisorOptions } from "./supervisor.ts";
@@ -9,6 +10,14 @@ export interface LaunchOptions extends Omit<SupervisorOptions, "command" | "chec
   run: RankRun;
   /** The command line that runs `runRankProcess` with the JSON of a RankRun. */
   command: (run: string) => string[];
+}
+
+/** Throws UsageError where a rank would have nothing to do. */
+export function checkRows({ rows_per_step: rows }: Recipe, world: number): void {
+  if (rows >= world) return;
+  throw new UsageError(
+    `A step has ${rows} rows, fewer than the ${world} ranks. Raise rows_per_step or use fewer ranks.`,
+  );
 }
 
 /** Trains to the end or to a checkpoint where `signal` asks for it; failed ranks are started again from the newest
@@ -20,10 +29,7 @@ export function launchRanks({ run, command, ...options }: LaunchOptions): Promis
     throw new UsageError(
       `${recipe.output} holds checkpoints of an earlier run. Go on with --resume, or name another output.`,
     );
-  if (recipe.rows_per_step < options.world)
-    throw new UsageError(
-      `A step has ${recipe.rows_per_step} rows, fewer than the ${options.world} ranks. Raise rows_per_step or use fewer ranks.`,
-    );
+  checkRows(recipe, options.world);
   return superviseRanks({
     ...options,
     command: command(JSON.stringify({ ...run, resume: true })),

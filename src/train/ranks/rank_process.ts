@@ -3,8 +3,8 @@
  *  and ends; a rank ends when the supervisor that started it ends. */
 import { availableParallelism } from "node:os";
 import { CollectiveError, type Communicator } from "../../tensor/communicator.ts";
-import { Device, NativeError } from "../../tensor/device.ts";
-import { libraryPath } from "../../tensor/library.ts";
+import { NativeError } from "../../tensor/device.ts";
+import { deviceOfRank, openDevice } from "../../tensor/open_device.ts";
 import { dieWithParent } from "../../tensor/parent_death.ts";
 import { UsageError } from "../../util/errors.ts";
 import type { TrainEvent } from "../events.ts";
@@ -72,7 +72,7 @@ async function train(
   report(0, "start");
   const first = rank === 0 ? await prepare() : null;
   const threads = recipe.threads || threadsOfRank(availableParallelism(), place?.localWorld ?? 1);
-  const device = Device.open(libraryPath("cpu"), { threads });
+  const device = openDevice(deviceOfRank(recipe.device, place?.localRank ?? 0), { threads });
   if (ops) device.recordOps(ops);
   const agreement = Bun.hash(JSON.stringify(recipe)).toString(16);
   const communicator = await joinRanks(device, place, {

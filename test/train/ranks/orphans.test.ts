@@ -41,7 +41,9 @@ test.skipIf(skip)(
       stdio: ["ignore", "ignore", "ignore"],
     });
     const ranks = await until(() => {
-      const pids = Bun.spawnSync(["pgrep", "-P", String(supervisor.pid)]).stdout.toString().split("\n");
+      const pids = Bun.spawnSync(["pgrep", "-P", String(supervisor.pid)])
+        .stdout.toString()
+        .split("\n");
       const found = pids.filter((pid) => pid !== "").map(Number);
       return found.some((pid) => stateOf(pid) === "T") ? found : null;
     });

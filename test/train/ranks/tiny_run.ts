@@ -33,9 +33,10 @@ export interface StartOptions extends Partial<LaunchOptions> {
 export interface RunFolder {
   path: string;
   model: string;
-  /** Single documents, and pairs for DPO. */
+  /** Single documents, pairs for DPO, and pairs with labels for KTO. */
   data: string;
   pairs: string;
+  labelled: string;
 }
 
 export async function runFolder({ tied = false } = {}): Promise<RunFolder> {
@@ -44,13 +45,17 @@ export async function runFolder({ tied = false } = {}): Promise<RunFolder> {
   const path = temporaryFolder("ranks");
   const model = join(path, "model");
   await Bun.write(join(model, "config.json"), JSON.stringify({ ...config, tie_word_embeddings: tied }));
-  const [data, pairs] = [join(path, "data"), join(path, "pairs")];
-  await writeDocuments(data, false);
-  await writeDocuments(pairs, true);
-  return { path, model, data, pairs };
+  const [data, pairs, labelled] = [join(path, "data"), join(path, "pairs"), join(path, "labelled")];
+  await writeDocuments(data, {});
+  await writeDocuments(pairs, { pairs: true });
+  await writeDocuments(labelled, { pairs: true, labels: true });
+  return { path, model, data, pairs, labelled };
 }
 
-async function writeDocuments(directory: string, pairs: boolean): Promise<void> {
+async function writeDocuments(
+  directory: string,
+  { pairs = false, labels = false }: { pairs?: boolean; labels?: boolean },
+): Promise<void> {
   const writer = await DatasetWriter.create(directory);
   const random = (length: number, seed: number) =>
     Array.from({ length }, (_, i) => Math.floor(config.vocab_size * uniform(seed, i)));
@@ -59,8 +64,12 @@ async function writeDocuments(directory: string, pairs: boolean): Promise<void> 
       { ids: random(5, Math.floor(d / 2)), loss: 0, source: "user", turn: 0 },
       { ids: random((pairs ? 6 : 15) + (d % 8), 100 + d), loss: 1, source: "assistant", turn: 1 },
     ]);
+  if (labels) for (let i = 0; i < 6; i++) writer.addLabel(i % 3 !== 0);
   await writer.finish({ hash: "tiny", pairs, inputs: { template: "test" }, report: {} });
 }
+
+export const dataOf = ({ data, pairs, labelled }: RunFolder, method: "sft" | "dpo" | "kto"): string =>
+  ({ sft: data, dpo: pairs, kto: labelled })[method];
 
 export class TinyRun {
   private static runs = 0;
@@ -101,10 +110,10 @@ export class TinyRun {
   start({ world = 2, resume = false, variables = {}, ...options }: StartOptions = {}): Promise<
     "finished" | "stopped"
   > {
-    const { model, data, pairs } = this.folder;
+    const { model } = this.folder;
     const recipe = parseRecipe(this.recipe(), "recipe.toml", this.settings);
     const prompts = [{ ids: [1, 2, 3], tokensMax: 4, stopIds: [2] }];
-    const dataset = recipe.method.type === "dpo" ? pairs : data;
+    const dataset = dataOf(this.folder, recipe.method.type);
     return launchRanks({
       world,
       run: { recipe, model, dataset, resume, measure: false, prompts },

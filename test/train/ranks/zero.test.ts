@@ -4,7 +4,7 @@ import { SoloCommunicator } from "../../../src/tensor/communicator.ts";
 import { defaultSetup, openMemory } from "../../../src/train/allocation.ts";
 import { ZeroHooks } from "../../../src/train/ranks/zero.ts";
 import { device } from "../support.ts";
-import { runFolder, TinyRun } from "./tiny_run.ts";
+import { dataOf, runFolder, TinyRun } from "./tiny_run.ts";
 
 const folder = await runFolder();
 const tied = await runFolder({ tied: true });
@@ -23,6 +23,9 @@ async function finished(world: number, settings: string[], of = folder): Promise
   }
   return run;
 }
+
+const methodOf = (settings: string[]): "sft" | "dpo" | "kto" =>
+  (["dpo", "kto"] as const).find((method) => settings.includes(`method.type=${method}`)) ?? "sft";
 
 const largestDifference = (a: number[], b: number[]): number =>
   Math.max(...a.map((value, i) => Math.abs(value - b[i]!)));
@@ -78,11 +81,9 @@ describe("training gives the same bits", () => {
     ],
     ["LoRA over sharded weights", folder, ["lora.rank=2", "lora.dropout=0.1"]],
     ["DPO, whose head runs twice", folder, ["method.type=dpo", "rows_per_step=2"]],
+    ["KTO, whose reference point is that of all ranks", folder, ["method.type=kto", "rows_per_step=2"]],
   ])("with %s", async (_, of, settings) => {
-    const validated = [
-      ...settings,
-      `data.validation=${settings.includes("method.type=dpo") ? of.pairs : of.data}`,
-    ];
+    const validated = [...settings, `data.validation=${dataOf(of, methodOf(settings))}`];
     const one = await finished(1, [...validated, "zero=2"], of);
     const sharded = await finished(2, [...validated, "zero=3"], of);
     expect(sharded.losses()).toEqual(one.losses());

@@ -35,7 +35,9 @@ export function JobView(props: { job: Job; details: JobDetails; apiKey: string; 
         </p>
       )}
       <Facts job={job} latest={metrics.at(-1) ?? null} />
-      <Charts metrics={metrics} steps={job.total_steps ?? job.step} />
+      {(metrics.length > 0 || job.finished_at === null) && (
+        <Charts metrics={metrics} steps={job.total_steps ?? job.step} />
+      )}
       <Samples events={events} />
       <Checkpoints checkpoints={checkpoints} />
       <MetricsTable metrics={metrics} />
