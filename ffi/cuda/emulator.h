@@ -110,6 +110,12 @@ inline void report(const char* format, ...) {
   va_end(values);
 }
 
+/** Memory of exactly this size, so that ASan sees the first byte behind it. */
+inline void* allocate_exactly(size_t alignment, size_t bytes) {
+  void* data = nullptr;
+  return posix_memalign(&data, alignment, bytes ? bytes : 1) == 0 ? data : nullptr;
+}
+
 // ---- fibers ----
 /** Saves the registers that a function must keep, and goes on where `to` did so. */
 extern "C" void koala_emulator_switch(void** save, void* to);
@@ -263,7 +269,7 @@ inline void run_block(unsigned threads) {
 inline void* static_shared(const void* site, size_t bytes) {
   for (const StaticShared& s : gpu->statics)
     if (s.site == site) return s.data;
-  unsigned char* data = (unsigned char*)aligned_alloc(16, (bytes + 15) / 16 * 16);
+  unsigned char* data = (unsigned char*)allocate_exactly(16, bytes);
   memset(data, 0xff, bytes);
   gpu->statics.push_back({site, data, bytes});
   return data;
@@ -285,7 +291,7 @@ inline void launch_body(dim3 grid, dim3 block, size_t shared_bytes, Body body) {
     gpu->fibers[i].stack = (char*)aligned_alloc(64, STACK);
   }
   gpu->warps.resize((gpu->fibers.size() + 31) / 32);
-  gpu->dynamic_shared = (unsigned char*)aligned_alloc(16, (shared_bytes + 16) / 16 * 16);
+  gpu->dynamic_shared = (unsigned char*)allocate_exactly(16, shared_bytes);
   for (unsigned z = 0; z < grid.z; z++)
     for (unsigned y = 0; y < grid.y; y++)
       for (unsigned x = 0; x < grid.x && !gpu->error[0]; x++) {

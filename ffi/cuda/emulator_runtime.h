@@ -45,10 +45,9 @@ inline thread_local char shown_error[400] = "no error";
 inline cudaError_t allocate(void** out, size_t bytes, cudaMemoryType type) {
   *out = nullptr;
   if (bytes > (size_t)1 << 40) return cudaErrorMemoryAllocation;
-  const size_t size = (bytes + 255) / 256 * 256 + (bytes == 0) * 256;
-  *out = aligned_alloc(256, size);
+  *out = allocate_exactly(256, bytes);
   if (!*out) return cudaErrorMemoryAllocation;
-  memset(*out, 0xff, std::min(size, (size_t)16 << 20));  // NaNs, where a test would look
+  memset(*out, 0xff, std::min(bytes, (size_t)16 << 20));  // NaNs, where a test would look
   std::lock_guard<std::mutex> lock(memory.mutex);
   memory.allocations[(uintptr_t)*out] = {bytes, type};
   return cudaSuccess;

@@ -35,6 +35,9 @@ export interface DatasetReport {
 const examplesMax = 5;
 const reasonsMax = 50;
 
+/** What is said of data of which no document is kept. */
+const nothingLeft = "no document is left";
+
 export class ReportBuilder {
   private readonly verdicts = { ok: 0, repaired: 0, dropped: 0 };
   private readonly reasons = new Map<string, Reason>();
@@ -80,7 +83,7 @@ export class ReportBuilder {
 
   finish(): DatasetReport {
     const share = this.tokens === 0 ? 0 : this.trainedTokens / this.tokens;
-    if (this.documents === 0) this.finding("no-trained-tokens", "no document is left");
+    if (this.documents === 0) this.finding("no-trained-tokens", nothingLeft);
     else if (share < this.trainedShareMin)
       this.finding("trained-share", `${percent(share)} of ${this.tokens} tokens`);
     const findings = lintNames.flatMap((lint) => {
@@ -134,9 +137,11 @@ export function reportText(report: DatasetReport): string {
   return lines.join("\n");
 }
 
-/** One sentence for whoever started a job with this data. */
+/** One sentence for whoever started a job with this data. That nothing is left follows from the other findings, if any. */
 export function refusalText(report: DatasetReport): string {
-  const refused = report.findings.filter((finding) => finding.refused);
+  const all = report.findings.filter((finding) => finding.refused);
+  const causes = all.filter(({ examples }) => examples[0] !== nothingLeft);
+  const refused = causes.length > 0 ? causes : all;
   const parts = refused.map(
     ({ lint, count, examples }) => `${lint} (${count} x, ${examples[0]}): ${lints[lint]}`,
   );

@@ -102,7 +102,7 @@ describe("Kubernetes", () => {
     const drain = flagsOf(containers[0].args).get("--shutdown-timeout") as number;
     expect(terminationGracePeriodSeconds).toBeGreaterThan(before + drain);
     const [trainer] = podOf(training).containers;
-    expect(trainer.resources.limits["nvidia.com/gpu"]).toBe(flagsOf(trainer.args).get("--ranks") as number);
+    expect(trainer.resources.limits["nvidia.com/gpu"]).toBe(flagsOf(trainer.args).get("--devices") as number);
   });
 
   describe("with the Deployment's command line", () => {
@@ -242,13 +242,13 @@ describe("Slurm", () => {
 
   test("the script asks for as many GPUs as it starts ranks, with flags that koala knows", () => {
     const line = /koala" (train .*) &$/m.exec(script)![1]!;
-    const ranks = flagsOf(line.split(" ")).get("--ranks") as number;
+    const ranks = flagsOf(line.split(" ")).get("--devices") as number;
     expect(script).toContain(`#SBATCH --gres=gpu:${ranks}\n`);
   });
 
   test("a job that is told to stop queues itself again; one that is done, or has failed, does not", async () => {
     const until = (code: number) => `trap 'exit ${code}' TERM; echo "$@"; while :; do sleep 0.02; done`;
-    const first = "train my.toml --ranks 8 --resume";
+    const first = "train my.toml --devices 8 --resume";
     expect(await submit(until(143), true)).toEqual({ first, code: 143, requeue: "requeue 4711" });
     expect(await submit(until(0), true)).toEqual({ first, code: 0, requeue: null });
     expect(await submit('echo "$@"; exit 0', false)).toEqual({ first, code: 0, requeue: null });

@@ -129,6 +129,15 @@ describe("training data that fails its job", () => {
     );
   });
 
+  test("dialogues that are longer than a row, with the setting that would allow them", async () => {
+    const long = line([{ ...user, content: "x".repeat(40) }, assistant]);
+    const error = await faultOf(await createWith(long, { metadata: { koala_sequence_length: "16" } }));
+    expect(error).toMatchObject({ param: "training_file", code: "invalid_training_file" });
+    expect(error.message).toMatch(
+      /^The data is refused: too-long \(1 x, train\.jsonl line 1\): .* by name \(metadata\.koala_allow = "too-long"\)\.$/,
+    );
+  });
+
   test("dialogues without labels where kto asks for them", async () => {
     const kto = await faultOf(await create({ method: { type: "dpo" }, metadata: { koala_loss: "kto" } }));
     expect(kto.message).toMatch(

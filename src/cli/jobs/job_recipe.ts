@@ -142,9 +142,16 @@ async function refusing<T>(kind: FileKind, work: () => Promise<T>): Promise<T> {
     return await work();
   } catch (error) {
     const refused = error instanceof UsageError && error.message.startsWith("The data is refused");
-    throw refused ? new InputError(error.message, kind) : error;
+    throw refused ? new InputError(asMetadata(error.message), kind) : error;
   }
 }
+
+/** Lints are allowed in the request here, not in a recipe. */
+const asMetadata = (refusal: string): string =>
+  refusal.replace(
+    /\(allow = \[(.*)\]\)/,
+    (_, names: string) => `(metadata.koala_allow = "${names.replaceAll(/[" ]/g, "")}")`,
+  );
 
 /** OpenAI decides by the data as well and does not say how; these are Koala's own rules. */
 function resolve(job: StoredJob, report: DatasetReport, parameters: number): ResolvedHyperparameters {
