@@ -23,9 +23,9 @@ const HOST_FLAGS = [
 ];
 const NVCC_FLAGS = ["-O3", "-std=c++17", "-Xcompiler", HOST_FLAGS.join(","), "--compress-mode=size"];
 const EMULATOR_FLAGS = [
-  ...["-x", "c++", "-DKOALA_EMULATOR", "-O2", "-g1", "-std=c++17", "-ffp-contract=off", "-fno-gnu-unique"],
+  ..."-x c++ -DKOALA_EMULATOR -O2 -g1 -std=c++17 -ffp-contract=off -fno-gnu-unique".split(" "),
   ...HOST_FLAGS,
-  ...["-Wall", "-Wextra", "-Wno-unknown-pragmas"],
+  ..."-Wall -Wextra -Wno-unknown-pragmas".split(" "),
 ];
 const EXPORTS = `-Wl,--version-script,${join(cudaDir, "exports.map")}`;
 const ASAN_FLAGS = ["-fsanitize=address", "-fno-omit-frame-pointer"];
@@ -102,18 +102,21 @@ export function buildCuda(options: { quiet?: boolean; allArchs?: boolean } = {})
       sourceDir: cudaDir,
       compile: [nvcc, ...NVCC_FLAGS, ...codes, ...ptx, "-Xptxas", "-v"],
       link: (objects, to) => [
-        ...["gcc", "-shared", ...objects, "-o", to, `-L${cudartFolder(nvcc)}`],
-        ...[
-          "-lcudart_static",
-          "-lpthread",
-          "-ldl",
-          "-lrt",
-          "-Wl,--as-needed",
-          "-lm",
-          EXPORTS,
-          "-Wl,-z,defs",
-          "-s",
-        ],
+        "gcc",
+        "-shared",
+        ...objects,
+        "-o",
+        to,
+        `-L${cudartFolder(nvcc)}`,
+        "-lcudart_static",
+        "-lpthread",
+        "-ldl",
+        "-lrt",
+        "-Wl,--as-needed",
+        "-lm",
+        EXPORTS,
+        "-Wl,-z,defs",
+        "-s",
       ],
     },
     options.quiet,

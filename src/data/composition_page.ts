@@ -53,7 +53,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid color-mix(in srgb, currentColor 18%, transparent); }
-th:first-child { text-align: left; }
+th:first-child { text-align: left; position: sticky; left: 0; background: Canvas; }
 tfoot { font-weight: 600; }
 figure { margin: 1.5rem 0; overflow-x: auto; }
 svg { display: block; width: 100%; min-width: 36rem; height: auto; }

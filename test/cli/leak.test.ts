@@ -31,8 +31,15 @@ await Bun.write(at("clean.jsonl"), lines([alpaca("Name a fish."), alpaca("Name a
 test("a planted question is named with its place, what could not be compared is said, and the exit code is 1", async () => {
   const report = at("leak.json");
   const { code, out, err } = await koala([
-    ...["data", "leak", "--test", at("test.jsonl"), "--train", at("leaky.jsonl"), at("clean.jsonl")],
-    ...["--report", report],
+    "data",
+    "leak",
+    "--test",
+    at("test.jsonl"),
+    "--train",
+    at("leaky.jsonl"),
+    at("clean.jsonl"),
+    "--report",
+    report,
   ]);
   expect(code).toBe(1);
   expect(out).toMatch(/test\/1: Write a short letter/);
@@ -61,7 +68,14 @@ test("a file that was cut off is compared as far as it goes, and that is said", 
 test("nothing found is exit code 0, and the report can be a page", async () => {
   const report = at("clean.html");
   const { code, out } = await koala([
-    ...["data", "leak", "--test", at("test.jsonl"), "--train", at("clean.jsonl"), "--report", report],
+    "data",
+    "leak",
+    "--test",
+    at("test.jsonl"),
+    "--train",
+    at("clean.jsonl"),
+    "--report",
+    report,
   ]);
   expect({ code, out }).toEqual({
     code: 0,
@@ -77,9 +91,15 @@ test.skipIf(!existsSync(real))(
     const report = at("alpaca_eval.json");
     const named = (name: string): string => join(real, name);
     const { code } = await koala([
-      ...["data", "leak", "--test", named("koala_test_set.jsonl")],
-      ...[named("self_instruct_user_oriented_252.jsonl"), "--train", named("alpacaeval_alpaca-7b.json")],
-      ...["--report", report],
+      "data",
+      "leak",
+      "--test",
+      named("koala_test_set.jsonl"),
+      named("self_instruct_user_oriented_252.jsonl"),
+      "--train",
+      named("alpacaeval_alpaca-7b.json"),
+      "--report",
+      report,
     ]);
     expect(code).toBe(1);
     const labels = (await Bun.file(named("alpacaeval_alpaca-7b.json")).json()) as { dataset: string }[];

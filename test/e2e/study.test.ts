@@ -183,6 +183,21 @@ test("killed at every stage and started again, it ends with the same files", asy
   );
 }, 120_000);
 
+test("two runs at once: one works, the other is told so and changes nothing", async () => {
+  const first = koala(recipe, "--out", join(folder, "shared"));
+  const lock = join(folder, "shared", "running.json");
+  while (!existsSync(lock)) await Bun.sleep(5);
+  const second = await finished(koala(recipe, "--out", join(folder, "shared")));
+  first.kill("SIGKILL");
+  await first.exited;
+  expect(second.code).toBe(1);
+  expect(second.err).toContain("is in use by another run");
+  expect(existsSync(lock)).toBe(true);
+  const third = await finished(koala("init", recipe, "--out", join(folder, "shared")));
+  expect(third.code).toBe(0);
+  expect(existsSync(lock)).toBe(false);
+});
+
 test("verify finds a changed vote by its file", async () => {
   const votes = join(undisturbed, "votes.jsonl");
   expect((await finished(koala("verify", undisturbed))).code).toBe(0);

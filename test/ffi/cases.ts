@@ -351,11 +351,26 @@ export function smallCases(): Case[] {
     cases.push(
       attentionCase({
         sequences: [
-          { queries: 70, length: 150 },
-          { queries: 1, length: 300 },
-          { queries: 3, length: 3 },
+          {
+            queries: 70,
+            length: 150,
+          },
+          {
+            queries: 1,
+            length: 300,
+          },
+          {
+            queries: 3,
+            length: 3,
+          },
         ],
-        ...{ H: 4, G: 2, E, P: 32, window, ctype: "bf16", dtype: "bf16" },
+        H: 4,
+        G: 2,
+        E,
+        P: 32,
+        window,
+        ctype: "bf16",
+        dtype: "bf16",
       }),
     );
   return cases;

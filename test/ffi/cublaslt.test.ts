@@ -31,7 +31,12 @@ test.skipIf(noEmulator)(
       const env = { ...process.env, KOALA_TEST_LIBRARY: "emu", KOALA_TEST_INNER: "1" };
       const own = { KOALA_GEMM: "cublaslt", KOALA_CUDA_LIBS: libraries };
       return Bun.spawnSync([process.execPath, "test", "-t", "matmul T=(130|200)", "test/ffi/ops.test.ts"], {
-        ...{ cwd: root, env: { ...env, ...own }, stderr: "pipe" },
+        cwd: root,
+        env: {
+          ...env,
+          ...own,
+        },
+        stderr: "pipe",
       });
     };
     const found = run(dir);

@@ -58,7 +58,9 @@ describe.skipIf(absent !== "")(`AddressSanitizer${absent}`, () => {
       const library = join(dir, "mutant.so");
       await buildMutant({ sourceDir: join(dir, "ffi", "cuda"), unit: "matmul", library, asan: true });
       const { code, text } = await opsOn(library, "matmul T=13 N=100 K=172 bf16 x bf16");
-      expect(text).toMatch(/AddressSanitizer: heap-buffer-overflow[\s\S]*(READ|WRITE) of size[\s\S]*gemm\.cuh/);
+      expect(text).toMatch(
+        /AddressSanitizer: heap-buffer-overflow[\s\S]*(READ|WRITE) of size[\s\S]*gemm\.cuh/,
+      );
       expect(code).not.toBe(0);
     },
     20 * minutes,

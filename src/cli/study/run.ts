@@ -2,6 +2,7 @@
 import type { Command } from "commander";
 import type { Results } from "../../eval/report/results.ts";
 import { studyStages, runStudy, type StudyEnd, type StudyStage } from "./pipeline.ts";
+import { withFolder } from "./folder_lock.ts";
 import { initStudy, openStudy } from "./study_recipe.ts";
 import { verifyStudy } from "./verify.ts";
 
@@ -40,11 +41,9 @@ export function registerRun(study: Command): void {
       .command(`${stage} <folder>`)
       .description(about[stage])
       .action(async (folder: string) => {
-        const end = await runStudy(await openStudy(folder), folder, {
-          until: stage,
-          partial: stage === "report",
-        });
-        print(folder, end);
+        const study = await openStudy(folder);
+        const options = { until: stage, partial: stage === "report" };
+        print(folder, await withFolder(folder, () => runStudy(study, folder, options)));
       });
   study
     .command("verify <folder>")
@@ -55,11 +54,11 @@ export function registerRun(study: Command): void {
 }
 
 async function run(path: string, { out, raw }: RecipeFlags): Promise<void> {
-  print(out, await runStudy(await initStudy(path, out, raw), out));
+  print(out, await withFolder(out, async () => runStudy(await initStudy(path, out, raw), out)));
 }
 
 async function init(path: string, { out, raw }: RecipeFlags): Promise<void> {
-  const { models, systems, pairs } = await initStudy(path, out, raw);
+  const { models, systems, pairs } = await withFolder(out, () => initStudy(path, out, raw));
   console.log(`${out}: ${models.length} models, ${systems.length} systems, ${pairs.length} pairs.`);
 }
 

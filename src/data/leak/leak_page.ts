@@ -33,7 +33,7 @@ dd small { display: block; opacity: .8; }
 ${leaks.length === 0 ? "<p>None.</p>" : leaks.map(article).join("\n")}
 <h2>The others</h2>
 <p>${rest.length - met.length} met nothing that comes near a threshold${met.length > 0 ? "; these met something" : ""}.</p>
-${met.length === 0 ? "" : `<details><summary>${met.length} questions</summary>\n${met.map(article).join("\n")}\n</details>`}
+${met.length === 0 ? "" : `<details><summary>${met.length === 1 ? "1 question" : `${met.length} questions`}</summary>\n${met.map(article).join("\n")}\n</details>`}
 </html>
 `;
 }

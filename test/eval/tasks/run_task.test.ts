@@ -80,7 +80,7 @@ test("a wrong line is named", async () => {
   const choices = await file([{ query: "q", choices: ["a", "b"], gold: "c" }]);
   expect(readTaskFile(choices)).rejects.toThrow(/line 1: "gold" is wrong: "c" is none of the 2 choices\./);
   const missing = await file([{ query: "q", choices: ["a", "b"], gold: 0 }, { query: "q" }]);
-  expect(readTaskFile(missing)).rejects.toThrow(/line 2: "choices" is wrong/);
+  expect(readTaskFile(missing)).rejects.toThrow(/line 2: "choices" is missing/);
 });
 
 describe("preferences", () => {
