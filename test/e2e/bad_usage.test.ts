@@ -35,6 +35,6 @@ test("doctor has something to say without any model", async () => {
   expect({ code, err }).toEqual({ code: 0, err: "" });
   const findings = JSON.parse(out) as { name: string; ok: boolean; text: string }[];
   expect(findings.map(({ name }) => name)).toEqual(
-    expect.arrayContaining(["processor", "kernels", "memory", "gpu"]),
+    expect.arrayContaining(["processor", "kernels", "memory", "gpu driver"]),
   );
 });
