@@ -50,6 +50,15 @@ describe("OpenAI's messages", () => {
     expect(repairs).toEqual(["messages after the last answer were cut off"]);
   });
 
+  test("with a label are refused: a bad answer must not be trained on as if it were good", () => {
+    const messages = [
+      { role: "user", content: "Hi" },
+      { role: "assistant", content: "Go away" },
+    ];
+    for (const key of ["label", "kto_tag"])
+      expect(() => parse("messages", { messages, [key]: false })).toThrow("name the format labelled");
+  });
+
   test.each([
     [[], "messages is not a list of messages"],
     [[{ role: "robot", content: "x" }], 'the role "robot", which is none of'],
