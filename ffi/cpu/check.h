@@ -3,10 +3,14 @@
 #pragma GCC visibility push(default)
 #include "../include/koala.h"
 #pragma GCC visibility pop
+#include <math.h>
 #include <stddef.h>
 
 /** Keeps a sentence for koala_last_error() and returns -1. */
 int32_t fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
+/** Byte counts are doubles: whole, and exact up to 2^53. */
+static inline bool is_byte_count(double bytes) { return bytes >= 0 && bytes <= 9007199254740992. && bytes == floor(bytes); }
 
 static inline const char* type_name(int32_t type) {
   const char* const names[] = {"f32", "bf16", "f64", "f16", "i32"};

@@ -155,7 +155,6 @@ int32_t grow(Scratch* scratch, size_t bytes, size_t slack) {
   return 0;
 }
 
-bool is_byte_count(double bytes) { return bytes >= 0 && bytes <= 9007199254740992. && bytes == floor(bytes); }
 
 /** memcpy that does not read the destination's lines first and leaves the caches alone. */
 void stream(char* to, const char* from, int64_t n) {
@@ -304,34 +303,5 @@ int32_t koala_memory_copy(koala_device* dev, void* to, const void* from, double 
     if (overlap || count < STREAMED) memmove((char*)to + begin, (const char*)from + begin, end - begin);
     else stream((char*)to + begin, (const char*)from + begin, end - begin);
   });
-  return 0;
-}
-
-int32_t koala_file_map(void** data, double* bytes, const char* path) {
-  REQUIRE_POINTER("file_map", data);
-  REQUIRE_POINTER("file_map", bytes);
-  REQUIRE_POINTER("file_map", path);
-  const int file = open(path, O_RDONLY | O_CLOEXEC);
-  REQUIRE(file >= 0, "Cannot open %s: %s.", path, strerror(errno));
-  struct stat status;
-  const bool known = fstat(file, &status) == 0, regular = known && S_ISREG(status.st_mode);
-  if (!regular || status.st_size == 0) {
-    close(file);
-    return fail("Cannot map %s: %s.", path, !known ? strerror(errno) : !regular ? "it is not a file" : "it is empty");
-  }
-  void* mapped = mmap(nullptr, status.st_size, PROT_READ, MAP_PRIVATE, file, 0);
-  const int error = errno;
-  close(file);
-  REQUIRE(mapped != MAP_FAILED, "Cannot map %s: %s.", path, strerror(error));
-  madvise(mapped, status.st_size, MADV_WILLNEED);  // weights are read once, soon, and mostly in order
-  *data = mapped;
-  *bytes = (double)status.st_size;
-  return 0;
-}
-
-int32_t koala_file_unmap(void* data, double bytes) {
-  REQUIRE_POINTER("file_unmap", data);
-  REQUIRE(is_byte_count(bytes) && bytes > 0, "koala_file_unmap: %g is not the size of a mapped file.", bytes);
-  REQUIRE(munmap(data, (size_t)bytes) == 0, "koala_file_unmap: %s.", strerror(errno));
   return 0;
 }
