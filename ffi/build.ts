@@ -24,7 +24,7 @@ const objectDir = join(buildDir, "cpu");
 const library = join(buildDir, "libkoala_cpu.so");
 
 /** Sources that are compiled once, for any processor; all others are compiled once per instruction set. */
-const COMMON = ["comm", "comm_host", "comm_queue", "device", "file_map", "pool", "record"];
+const COMMON = ["comm", "comm_host", "comm_queue", "device", "file_map", "graph", "pool", "record"];
 
 interface InstructionSet {
   name: string;

@@ -13,8 +13,9 @@ int32_t fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 static inline bool is_byte_count(double bytes) { return bytes >= 0 && bytes <= 9007199254740992. && bytes == floor(bytes); }
 
 static inline const char* type_name(int32_t type) {
-  const char* const names[] = {"f32", "bf16", "f64", "f16", "i32"};
-  return type >= 0 && type < 5 ? names[type] : "unknown";
+  const char* const names[] = {"f32", "bf16", "f64", "f16", "i32", "f8"};
+  if (type == KOALA_Q8 || type == KOALA_Q4) return type == KOALA_Q8 ? "q8" : "q4";
+  return type >= 0 && type < 6 ? names[type] : "unknown";
 }
 static inline bool is_float_type(int32_t type) { return type == KOALA_F32 || type == KOALA_BF16
     || type == KOALA_F64; }

@@ -27,7 +27,7 @@ namespace portable { extern const Kernels kernels; }
 
 namespace {
 
-constexpr int32_t ABI_VERSION = 3;
+constexpr int32_t ABI_VERSION = 4;
 constexpr size_t HUGE_PAGE = 2 << 20;
 constexpr int64_t STREAMED = 1 << 20;  // bytes of a copy that goes past the caches
 

@@ -9,12 +9,13 @@
 #include "pool.h"
 
 #define KOALA_KERNELS(X)                                                                                       \
-  X(matmul_pack) X(matmul) X(embed) X(rms_norm) X(qk_norm) X(rope) X(cache_write) X(attention) X(silu_mul)     \
-  X(gather_rows) X(sum_rows) X(contrast) X(sample) X(logprobs) X(device_measure)                               \
-  X(matmul_pack_transposed) X(matmul_weight_gradient) X(bias_gradient) X(embed_backward) X(rms_norm_backward)  \
-  X(qk_norm_backward) X(rope_backward) X(document_attention) X(document_attention_backward)                    \
-  X(silu_mul_backward) X(dropout) X(axpby) X(cast) X(cross_entropy) X(cross_entropy_backward) X(sum_squares)   \
-  X(adamw) X(master_split) X(master_join) X(accumulate) X(fill_normal)
+  X(matmul_pack) X(matmul) X(embed) X(rms_norm) X(add_rms_norm) X(qk_norm) X(rope) X(cache_write)              \
+  X(attention) X(silu_mul) X(gather_rows) X(sum_rows) X(contrast) X(sample) X(logprobs) X(device_measure)      \
+  X(matmul_pack_transposed) X(matmul_weight_gradient) X(bias_gradient) X(embed_backward)                       \
+  X(rms_norm_backward) X(qk_norm_backward) X(rope_backward) X(document_attention)                              \
+  X(document_attention_backward) X(silu_mul_backward) X(dropout) X(axpby) X(cast) X(cross_entropy)             \
+  X(cross_entropy_backward) X(sum_squares) X(adamw) X(master_split) X(master_join) X(accumulate)               \
+  X(fill_normal)
 
 /** One build's kernels; the arguments are those of koala.h and were checked. */
 struct Kernels {

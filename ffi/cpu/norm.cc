@@ -36,6 +36,23 @@ int32_t rms_norm(koala_device* dev, void* y, const void* x, const void* weight, 
   });
 }
 
+int32_t add_rms_norm(koala_device* dev, void* y, void* x, const void* delta, const void* weight, int32_t T, int32_t D,
+    float eps, int32_t dtype) {
+  return with_type(dtype, [&](auto element) -> int32_t {
+    typedef decltype(element) E;
+    parallel_for(&dev->pool, (int64_t)T * D > 32768, T, 1 + T / (dev->pool.threads * 4), [&](int64_t begin,
+        int64_t end, int) {
+      for (int64_t t = begin; t < end; t++) {
+        E* row = (E*)x + t * D;
+        const E* more = (const E*)delta + t * D;
+        for (int i = 0; i < D; i += W) store_row(row, i, D, load_row(row, i, D) + load_row(more, i, D));
+        norm_row((E*)y + t * D, row, (const E*)weight, D, eps);
+      }
+    });
+    return 0;
+  });
+}
+
 int32_t qk_norm(koala_device* dev, void* qkv, const void* q_weight, const void* k_weight, int32_t T, int32_t H,
     int32_t G, int32_t E, float eps, int32_t dtype) {
   return with_type(dtype, [&](auto element) -> int32_t {
@@ -66,6 +83,19 @@ int32_t koala_rms_norm(koala_device* dev, void* y, const void* x, const void* we
   REQUIRE_POSITIVE("rms_norm", D);
   REQUIRE_TYPE("rms_norm", dtype);
   return dev->kernels->rms_norm(dev, y, x, weight, T, D, eps, dtype);
+}
+
+int32_t koala_add_rms_norm(koala_device* dev, void* y, void* x, const void* delta, const void* weight, int32_t T,
+    int32_t D, float eps, int32_t dtype) {
+  REQUIRE_POINTER("add_rms_norm", dev);
+  REQUIRE_POINTER("add_rms_norm", y);
+  REQUIRE_POINTER("add_rms_norm", x);
+  REQUIRE_POINTER("add_rms_norm", delta);
+  REQUIRE_POINTER("add_rms_norm", weight);
+  REQUIRE_SIZE("add_rms_norm", T);
+  REQUIRE_POSITIVE("add_rms_norm", D);
+  REQUIRE_TYPE("add_rms_norm", dtype);
+  return dev->kernels->add_rms_norm(dev, y, x, delta, weight, T, D, eps, dtype);
 }
 
 int32_t koala_qk_norm(koala_device* dev, void* qkv, const void* q_weight, const void* k_weight, int32_t T, int32_t H,

@@ -13,7 +13,7 @@
 
 namespace {
 
-constexpr int32_t ABI_VERSION = 3;
+constexpr int32_t ABI_VERSION = 4;
 constexpr int DRIVER_MIN = 13000;          // what the runtime inside this library needs
 constexpr size_t STAGING = 1 << 20;        // page-locked bytes for uploads on their way
 constexpr size_t STAGED_MAX = STAGING / 8; // larger ones go directly

@@ -3,6 +3,7 @@
 // A row's squares are summed thread by thread over groups of eight elements (group g belongs to thread g modulo the block)
 // and then as kernels.cuh says: the order depends on the row's length alone.
 // budget k_rms_norm: registers 48, shared 64
+// budget k_add_rms_norm: registers 48, shared 64
 // budget k_qk_norm: registers 48, shared 0
 #include "kernels.cuh"
 
@@ -46,6 +47,25 @@ template <class E> KERNEL(THREADS) k_rms_norm(E* y, const E* x, const E* weight,
   scale_row(y + (int64_t)blockIdx.x * D, row, weight, scale, D, threadIdx.x, THREADS, wide);
 }
 
+/** The same after x += delta. Each thread reads back what it wrote itself. */
+template <class E>
+KERNEL(THREADS) k_add_rms_norm(E* y, E* x, const E* delta, const E* weight, int D, float eps, bool wide) {
+  typedef compute_t<E> C;
+  E* row = x + (int64_t)blockIdx.x * D;
+  const E* more = delta + (int64_t)blockIdx.x * D;
+  C v[EACH], w[EACH];
+  for (int i = threadIdx.x * EACH; i < D; i += THREADS * EACH) {
+    load_some(v, row, i, D, wide);
+    load_some(w, more, i, D, wide);
+#pragma unroll
+    for (int j = 0; j < EACH; j++) v[j] += w[j];
+    store_some(row, v, i, D, wide);
+  }
+  const C squares = block_sum<WARPS>(own_squares(row, D, threadIdx.x, THREADS, wide));
+  const C scale = C(1) / square_root(squares / D + eps);
+  scale_row(y + (int64_t)blockIdx.x * D, (const E*)row, weight, scale, D, threadIdx.x, THREADS, wide);
+}
+
 /** A warp a head; the grid is (rows, query and key heads / HEAD_WARPS). */
 template <class E>
 KERNEL(HEAD_WARPS * 32) k_qk_norm(E* qkv, const E* q_weight, const E* k_weight, int H, int G, int size, float eps,
@@ -76,6 +96,26 @@ int32_t koala_rms_norm(koala_device* dev, void* y, const void* x, const void* we
   return with_type(dtype, [&](auto element) -> int32_t {
     typedef decltype(element) E;
     LAUNCH((k_rms_norm<E>), T, THREADS, 0, dev->stream, (E*)y, (const E*)x, (const E*)weight, D, eps, wide);
+    return finish(dev);
+  });
+}
+
+int32_t koala_add_rms_norm(koala_device* dev, void* y, void* x, const void* delta, const void* weight, int32_t T,
+    int32_t D, float eps, int32_t dtype) {
+  REQUIRE_POINTER("add_rms_norm", dev);
+  REQUIRE_POINTER("add_rms_norm", y);
+  REQUIRE_POINTER("add_rms_norm", x);
+  REQUIRE_POINTER("add_rms_norm", delta);
+  REQUIRE_POINTER("add_rms_norm", weight);
+  REQUIRE_SIZE("add_rms_norm", T);
+  REQUIRE_POSITIVE("add_rms_norm", D);
+  REQUIRE_TYPE("add_rms_norm", dtype);
+  if (T == 0) return 0;
+  if (begin(dev, "koala_add_rms_norm")) return -1;
+  const bool wide = is_aligned(y) && is_aligned(x) && is_aligned(delta) && is_aligned(weight) && D % EACH == 0;
+  return with_type(dtype, [&](auto element) -> int32_t {
+    typedef decltype(element) E;
+    LAUNCH((k_add_rms_norm<E>), T, THREADS, 0, dev->stream, (E*)y, (E*)x, (const E*)delta, (const E*)weight, D, eps, wide);
     return finish(dev);
   });
 }

@@ -21,8 +21,9 @@ extern "C" {
 typedef struct koala_device koala_device;
 
 // Element types. f16 is read (embedding tables, koala_matmul_pack sources), never computed in.
-// 16..31 are reserved for block-quantised weight types of koala_matmul.
-enum koala_dtype { KOALA_F32 = 0, KOALA_BF16 = 1, KOALA_F64 = 2, KOALA_F16 = 3, KOALA_I32 = 4 };
+// f8 is for caches only: e4m3 (four bits of exponent, three of mantissa, no infinity) beside a float32 scale for each token and head.
+// q8 and q4 are for packed matrices only: blocks of 32 elements of a row with one f16 scale, as GGUF's Q8_0 and Q4_0.
+enum koala_dtype { KOALA_F32 = 0, KOALA_BF16 = 1, KOALA_F64 = 2, KOALA_F16 = 3, KOALA_I32 = 4, KOALA_F8 = 5, KOALA_Q8 = 16, KOALA_Q4 = 17 };
 
 // ---- library ----
 int32_t koala_abi_version(void);
@@ -56,14 +57,27 @@ int32_t koala_memory_copy(koala_device* dev, void* to, const void* from, double 
 int32_t koala_file_map(void** data, double* bytes, const char* path);
 int32_t koala_file_unmap(void* data, double bytes);
 
+// ---- graphs: ops recorded once, and run again as one call ----
+// From koala_graph_begin to koala_graph_end the ops called on the device are recorded with their arguments and compute nothing.
+// The memory they name must stay where it is as long as the graph lives; what lies in it may change. What has to wait for the
+// device, or needs more scratch than it holds, fails meanwhile: call the same ops once before. Only GPUs have graphs.
+typedef struct koala_graph koala_graph;
+int32_t koala_graph_begin(koala_device* dev);
+// Ends the recording, also a failed one. With out NULL what was recorded is thrown away.
+int32_t koala_graph_end(koala_device* dev, koala_graph** out);
+int32_t koala_graph_launch(koala_device* dev, koala_graph* graph);
+int32_t koala_graph_close(koala_device* dev, koala_graph* graph);
+
 // ---- matrices: packed once at load into panels of 32 rows (columns of y), read as one stream ----
-// Bytes that a packed [N,K] matrix of element type `wtype` (f32, bf16, f64) takes.
+// Bytes that a packed [N,K] matrix of element type `wtype` (f32, bf16, f64, q8, q4) takes. K of q8 and q4 is a multiple of 32.
 int32_t koala_matmul_pack_bytes(koala_device* dev, double* bytes, int32_t N, int32_t K, int32_t wtype);
 // Packs rows [row, row + R) of a matrix [N,K] from row-major `weight` [R,K] of type `stype` (f32, bf16, f16, f64).
-// q, k and v (or gate and up) packed at their offsets make one matrix. Rounds to nearest even.
+// q, k and v (or gate and up) packed at their offsets make one matrix. Rounds to nearest even; q8 and q4 quantise as ggml's
+// reference does: q8 d = max|w| / 127, q = round(w / d); q4 d = (w of the largest |w|) / -8, q = min(15, (int)(w / d + 8.5)), w = (q - 8) d.
 int32_t koala_matmul_pack(koala_device* dev, void* packed, const void* weight, int32_t N, int32_t K, int32_t row, int32_t R, int32_t wtype, int32_t stype);
 // y[t,n] = sum_k x[t,k] * w[n,k] (+ bias[n], unless bias is NULL) (+ y[t,n], if accumulate)
-// With wtype bf16, x is rounded to bf16 first and products are summed in float32.
+// With wtype bf16, x is rounded to bf16 first and products are summed in float32. q8 and q4: the same with the matrix of bf16(q * d),
+// bit for bit. dtype is f32 or bf16 there.
 int32_t koala_matmul(koala_device* dev, void* y, const void* x, const void* packed, const void* bias, int32_t T, int32_t N, int32_t K, int32_t accumulate, int32_t wtype, int32_t dtype);
 
 // ---- ops ----
@@ -71,14 +85,17 @@ int32_t koala_matmul(koala_device* dev, void* y, const void* x, const void* pack
 int32_t koala_embed(koala_device* dev, void* y, const void* table, const int32_t* tokens, int32_t T, int32_t D, int32_t V, int32_t ttype, int32_t dtype);
 // y[t,d] = x[t,d] / sqrt(mean_d x[t,d]^2 + eps) * weight[d]
 int32_t koala_rms_norm(koala_device* dev, void* y, const void* x, const void* weight, int32_t T, int32_t D, float eps, int32_t dtype);
+// x[t,d] += delta[t,d], then y = koala_rms_norm of x: the same bits as the two ops one after the other.
+int32_t koala_add_rms_norm(koala_device* dev, void* y, void* x, const void* delta, const void* weight, int32_t T, int32_t D, float eps, int32_t dtype);
 // The same norm over each query and key head of qkv [T, (H+2G)*E] in place: weights are [E].
 int32_t koala_qk_norm(koala_device* dev, void* qkv, const void* q_weight, const void* k_weight, int32_t T, int32_t H, int32_t G, int32_t E, float eps, int32_t dtype);
 // Rotates the query and key heads of qkv in place, half-split: (a, b) = (v[i], v[i+E/2]) becomes (a*c - b*s, b*c + a*s)
 // with c, s = table[positions[t], i, 0..1]; table is f32 [positions, E/2, 2].
 int32_t koala_rope(koala_device* dev, void* qkv, const float* table, const int32_t* positions, int32_t T, int32_t H, int32_t G, int32_t E, int32_t dtype);
-// Bytes of the keys (and likewise of the values) of one page of P tokens (P a multiple of 32) in element type ctype (f32, bf16, f64).
+// Bytes of the keys (and likewise of the values) of one page of P tokens (P a multiple of 32) in element type ctype (f32, bf16, f64, f8).
 int32_t koala_cache_page_bytes(koala_device* dev, double* bytes, int32_t P, int32_t G, int32_t E, int32_t ctype);
 // Stores the key and value heads of qkv at slots[t] = page * P + offset. The layout inside a page is the backend's own.
+// f8: a head of a token is stored as e4m3(v / s) with s = max|v| / 448 (1 where all are 0), rounded to nearest even.
 int32_t koala_cache_write(koala_device* dev, void* keys, void* values, const void* qkv, const int32_t* slots, int32_t T, int32_t H, int32_t G, int32_t E, int32_t P, int32_t ctype, int32_t dtype);
 // Causal attention of packed queries over the paged cache; y is [T, H*E], queries are read from qkv [T, (H+2G)*E].
 // Sequence s owns query rows starts[s]..starts[s+1]; its last query is its token lengths[s]-1, and token j lies at page

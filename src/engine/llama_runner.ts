@@ -5,7 +5,7 @@ import type { Attend, Llama } from "../model/llama.ts";
 import { LoraWeights } from "../model/lora_weights.ts";
 import { aligned, Arena } from "../tensor/arena.ts";
 import type { LayerCache } from "../tensor/ops.ts";
-import { bytesOf, type DType, type Tensor } from "../tensor/tensor.ts";
+import { bytesOf, type CacheType, type Tensor } from "../tensor/tensor.ts";
 import { type ContrastRow, LogitRows } from "./logit_rows.ts";
 import type { ModelRunner, RowLogprob, StepResult, StepRow } from "./runner.ts";
 
@@ -174,8 +174,11 @@ function firstTokens(rows: StepRow[]): number[] {
   return rows.map((row) => (next += row.tokens.length) - row.tokens.length);
 }
 
-/** Element type of cached keys and values: that of the weights. */
-export const cacheTypeOf = (model: Llama): DType => model.weights.head.dtype;
+/** Element type of cached keys and values: that of the weights, bfloat16 beside quantised ones. */
+export function cacheTypeOf({ weights }: Llama): CacheType {
+  const { dtype } = weights.head;
+  return dtype === "q8" || dtype === "q4" ? "bf16" : dtype;
+}
 
 /** Bytes of one page over all layers, keys and values. */
 export function pageBytes(model: Llama, pageSize: number): number {

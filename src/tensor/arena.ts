@@ -1,7 +1,7 @@
 /** A block of device memory reserved once and handed out as tensors; the only owner of memory.
  *  Always: 0 <= used <= capacity; nothing is given back before close(). Memory starts as zeros. */
 import type { Device } from "./device.ts";
-import { bytesOf, type DType, PackedMatrix, Tensor } from "./tensor.ts";
+import { bytesOf, type DType, PackedMatrix, Tensor, type WeightType } from "./tensor.ts";
 
 const alignment = 64;
 
@@ -24,7 +24,7 @@ export class Arena {
     return new Tensor(this.take(size, `${dtype}[${shape.join(",")}]`), shape, dtype);
   }
 
-  packed(N: number, K: number, dtype: DType): PackedMatrix {
+  packed(N: number, K: number, dtype: WeightType): PackedMatrix {
     const bytes = this.device.packBytes(N, K, dtype);
     return new PackedMatrix(this.take(bytes, `packed ${dtype}[${N},${K}]`), N, K, dtype, bytes);
   }

@@ -1,7 +1,15 @@
 /** One processor, its memory and its native library. Only Device and Ops touch native symbols. */
 import { ptr, toArrayBuffer, type Pointer } from "bun:ffi";
 import { loadNative, type Native } from "./native.ts";
-import { bytesOf, dtypeCode, type DType, PackedMatrix, Tensor } from "./tensor.ts";
+import {
+  bytesOf,
+  type CacheType,
+  dtypeCode,
+  type DType,
+  PackedMatrix,
+  Tensor,
+  type WeightType,
+} from "./tensor.ts";
 
 export interface DeviceInfo {
   name: string;
@@ -88,7 +96,7 @@ export class Device {
   }
 
   /** Bytes of a packed [N, K] matrix. */
-  packBytes(N: number, K: number, dtype: DType): number {
+  packBytes(N: number, K: number, dtype: WeightType): number {
     const out = new Float64Array(1);
     this.check(
       "koala_matmul_pack_bytes",
@@ -116,7 +124,7 @@ export class Device {
   }
 
   /** Bytes of the keys (or of the values) of one cache page. */
-  cachePageBytes(pageSize: number, keyValueHeads: number, headDim: number, dtype: DType): number {
+  cachePageBytes(pageSize: number, keyValueHeads: number, headDim: number, dtype: CacheType): number {
     const out = new Float64Array(1);
     const status = this.native.koala_cache_page_bytes(
       this.handle,

@@ -6,7 +6,7 @@ import { dlopen, type Library } from "bun:ffi";
 import { UsageError } from "../util/errors.ts";
 
 /** What koala_abi_version() must return. */
-export const ABI_VERSION = 3;
+export const ABI_VERSION = 4;
 
 const op = <const Args extends readonly ("ptr" | "i32" | "f32" | "f64" | "cstring")[]>(...args: Args) =>
   ({ args, returns: "i32" }) as const;
@@ -29,12 +29,18 @@ export const declarations = {
   koala_file_map: op("ptr", "ptr", "cstring"),
   koala_file_unmap: op("ptr", "f64"),
 
+  koala_graph_begin: op("ptr"),
+  koala_graph_end: op("ptr", "ptr"),
+  koala_graph_launch: op("ptr", "ptr"),
+  koala_graph_close: op("ptr", "ptr"),
+
   koala_matmul_pack_bytes: op("ptr", "ptr", "i32", "i32", "i32"),
   koala_matmul_pack: op("ptr", "ptr", "ptr", "i32", "i32", "i32", "i32", "i32", "i32"),
   koala_matmul: op("ptr", "ptr", "ptr", "ptr", "ptr", "i32", "i32", "i32", "i32", "i32", "i32"),
 
   koala_embed: op("ptr", "ptr", "ptr", "ptr", "i32", "i32", "i32", "i32", "i32"),
   koala_rms_norm: op("ptr", "ptr", "ptr", "ptr", "i32", "i32", "f32", "i32"),
+  koala_add_rms_norm: op("ptr", "ptr", "ptr", "ptr", "ptr", "i32", "i32", "f32", "i32"),
   koala_qk_norm: op("ptr", "ptr", "ptr", "ptr", "i32", "i32", "i32", "i32", "f32", "i32"),
   koala_rope: op("ptr", "ptr", "ptr", "ptr", "i32", "i32", "i32", "i32", "i32"),
   koala_cache_page_bytes: op("ptr", "ptr", "i32", "i32", "i32", "i32"),

@@ -2,7 +2,7 @@
  *  Sizes come from shapes, never from the caller; checks are always on (32 ns) because bun:ffi itself checks nothing. */
 import type { Pointer } from "bun:ffi";
 import type { Device } from "./device.ts";
-import { dtypeCode, type PackedMatrix, type Tensor } from "./tensor.ts";
+import { type CacheType, dtypeCode, type PackedMatrix, type Tensor } from "./tensor.ts";
 
 export class ShapeError extends Error {
   override name = "ShapeError";
@@ -33,7 +33,7 @@ export interface PagedSequences {
 export interface LayerCache {
   keys: number;
   values: number;
-  dtype: Tensor["dtype"];
+  dtype: CacheType;
 }
 
 /** Device arrays of koala_sample, one entry a row. */
@@ -72,6 +72,18 @@ export class Ops {
     same("rmsNorm", x, y, weight);
     const { native, handle } = this.device;
     this.done("koala_rms_norm", native.koala_rms_norm(handle, at(y), at(x), at(weight), T, D, eps, code(x)));
+  }
+
+  /** x += delta, then y <- the norm of x. */
+  addRmsNorm(y: Tensor, x: Tensor, delta: Tensor, weight: Tensor, eps: number): void {
+    const [T, D] = matrix("addRmsNorm", x);
+    equal("addRmsNorm", "weight", weight.size, D);
+    equal("addRmsNorm", "delta", delta.size, x.size);
+    equal("addRmsNorm", "output", y.size, x.size);
+    same("addRmsNorm", x, y, delta, weight);
+    const { native, handle } = this.device;
+    const status = native.koala_add_rms_norm(handle, at(y), at(x), at(delta), at(weight), T, D, eps, code(x));
+    this.done("koala_add_rms_norm", status);
   }
 
   /** In place on the query and key heads of qkv. */

@@ -1,9 +1,22 @@
 /** A typed, shaped window on device memory. It owns nothing: memory belongs to an Arena. Row-major. */
 
 export type DType = "f32" | "bf16" | "f64" | "f16" | "i32";
+/** Of packed matrices: q8 and q4 are blocks of 32 elements with a scale. */
+export type WeightType = DType | "q8" | "q4";
+/** Of a key/value cache: f8 is e4m3 with a scale for each token and head. */
+export type CacheType = DType | "f8";
 
 /** The codes of enum koala_dtype. */
-export const dtypeCode = { f32: 0, bf16: 1, f64: 2, f16: 3, i32: 4 } as const satisfies Record<DType, number>;
+export const dtypeCode = {
+  f32: 0,
+  bf16: 1,
+  f64: 2,
+  f16: 3,
+  i32: 4,
+  f8: 5,
+  q8: 16,
+  q4: 17,
+} as const satisfies Record<WeightType | CacheType, number>;
 export const bytesOf = { f32: 4, bf16: 2, f64: 8, f16: 2, i32: 4 } as const satisfies Record<DType, number>;
 
 export class Tensor {
@@ -56,7 +69,7 @@ export class PackedMatrix {
     readonly data: number,
     readonly N: number,
     readonly K: number,
-    readonly dtype: DType,
+    readonly dtype: WeightType,
     readonly bytes: number,
   ) {}
 

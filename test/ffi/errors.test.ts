@@ -38,8 +38,8 @@ const wrong: Record<string, [() => number, RegExp]> = {
     /koala_silu_mul: dtype is 3 \(f16\); f32, bf16 and f64 are supported\./,
   ],
   "an unknown weight type": [
-    () => native.koala_matmul(dev, x, x, x, none, 1, 4, 4, 0, 17, F32),
-    /wtype is 17 \(unknown\)/,
+    () => native.koala_matmul(dev, x, x, x, none, 1, 4, 4, 0, 18, F32),
+    /wtype is 18 \(unknown\)/,
   ],
   "f64 weights for f32 activations": [
     () => native.koala_matmul(dev, x, x, x, none, 1, 4, 4, 0, F64, F32),
