@@ -30,6 +30,7 @@ template <class T_, class B> struct PagedCall {
   int splits;     // that the longest sequence may have
   float* output;  // of split i of sequence s, head h: output[(s * H + h) * splits + i][E], not yet divided by the sum
   Part* parts;
+  POINTERS(y, qkv, keys, starts, lengths, output, parts)
   DEVICE Sequence sequence(int s) const {
     const int tokens = starts[s + 1] - starts[s], length = min(lengths[s], keys.M * keys.P);
     return {starts[s], tokens, length - tokens};

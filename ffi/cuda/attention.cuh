@@ -47,6 +47,7 @@ template <class B> struct PagedKeys {
   const int32_t* pages;
   int M, P;
   Heads heads;
+  POINTERS(keys, values, pages)
   DEVICE size_t stride() const { return (size_t)heads.G * heads.E; }
   /** Token j of sequence s, head g; the tokens up to the next multiple of 32 lie `stride` apart. */
   DEVICE size_t at(int s, int g, int j) const {
@@ -60,6 +61,7 @@ template <class T> struct RowKeys {
   const T *keys, *values;
   const int32_t* starts;
   Heads heads;
+  POINTERS(keys, values, starts)
   DEVICE size_t stride() const { return heads.width(); }
   DEVICE size_t at(int s, int g, int j) const { return (size_t)(starts[s] + j) * stride() + (size_t)g * heads.E; }
 };
@@ -87,6 +89,7 @@ struct Hashing {
   const float* forget;
   uint32_t first, drop_seed;
   float drop;
+  POINTERS(forget)
 };
 /** The same for one document. */
 struct DocumentHashing {

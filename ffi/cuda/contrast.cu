@@ -16,6 +16,7 @@ struct ContrastCall {
   const float* scalars;
   int R, V;
   Faults* faults;
+  POINTERS(logits, pairs, scalars, faults)
 };
 
 DEVICE float pushed(float a, float b, float strength) { return add_rn(a, mul_rn(strength, add_rn(a, -b))); }

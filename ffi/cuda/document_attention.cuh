@@ -17,6 +17,7 @@ template <class T_, bool HASHED_> struct DocumentCall {
   Heads heads;
   float scale;
   Hashing hash;
+  POINTERS(y, lse, qkv, keys, starts, hash)
   DEVICE Sequence sequence(int s) const { return {starts[s], starts[s + 1] - starts[s], 0}; }
   DEVICE DocumentHashing hashing(int s) const { return DocumentHashing(hash, starts, s); }
 };

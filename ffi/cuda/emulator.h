@@ -4,6 +4,7 @@
 //  - a lost barrier: a warp runs on, greedily, until it must wait; which warp is next is random (KOALA_EMULATOR_SEED)
 //  - a lost wait: the bytes of cp.async arrive at the wait that covers them, not before
 //  - memory that nobody wrote: shared memory holds NaNs when a block starts
+//  - memory of the host that a kernel is given, which a GPU without shared page tables does not reach
 //  - barriers and warp operations that not all threads reach, unaligned vector accesses: the launch fails with a sentence
 // What it cannot show: speed, and races inside a warp. Each OS thread emulates a GPU of its own.
 #pragma once
@@ -31,7 +32,10 @@
   T* const name = (T*)emulator::static_shared(&name##_site, sizeof(T) * (n))
 #define DYNAMIC_SHARED(T, name) T* const name = (T*)emulator::gpu->dynamic_shared
 #define LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
-  emulator::launch(grid, block, shared_bytes, stream, [&]() { (kernel)(__VA_ARGS__); })
+  (emulator::require_reachable(__VA_ARGS__),                   \
+   emulator::launch(grid, block, shared_bytes, stream, [&]() { (kernel)(__VA_ARGS__); }))
+#define POINTERS(...) \
+  template <class F> void each_pointer(F&& f) const { f(__VA_ARGS__); }
 
 struct dim3 {
   unsigned x, y, z;
@@ -108,6 +112,29 @@ inline void report(const char* format, ...) {
   va_start(values, format);
   vsnprintf(gpu->error + n, sizeof gpu->error - n, format, values);
   va_end(values);
+}
+
+/** Whether kernels can read memory at p: the device's, or page-locked. */
+inline bool is_reachable(const volatile void* p);
+/** `which`: place among the kernel's arguments, from 0. */
+template <class T> inline void require_argument(int which, T* p) {
+  if (p && !is_reachable(p))
+    report("argument %d of the kernel points to memory of the host at %p, which a GPU does not reach", which, (const void*)p);
+}
+template <class T> inline void require_argument(int which, const T& v);
+struct RequireMembers {
+  int which;
+  template <class... M> void operator()(const M&... members) const { (require_argument(which, members), ...); }
+};
+template <class T> inline auto require_members(int which, const T& v, int) -> decltype(v.each_pointer(RequireMembers{which})) {
+  v.each_pointer(RequireMembers{which});
+}
+template <class T> inline void require_members(int, const T&, long) {}
+template <class T> inline void require_argument(int which, const T& v) { require_members(which, v, 0); }
+template <class... A> inline void require_reachable(const A&... arguments) {
+  int which = 0;
+  open_gpu()->block = dim3(0, 0, 0);
+  (require_argument(which++, arguments), ...);
 }
 
 /** Memory of exactly this size, so that ASan sees the first byte behind it. */

@@ -59,6 +59,17 @@ inline cudaError_t release(void* p) {
   free(p);
   return cudaSuccess;
 }
+/** The allocation that holds p, or nullptr. The caller has the lock. */
+inline const Allocation* find_allocation(const volatile void* p) {
+  auto at = memory.allocations.upper_bound((uintptr_t)p);
+  if (at == memory.allocations.begin()) return nullptr;
+  --at;
+  return (uintptr_t)p < at->first + std::max<size_t>(at->second.bytes, 1) ? &at->second : nullptr;
+}
+inline bool is_reachable(const volatile void* p) {
+  std::lock_guard<std::mutex> lock(memory.mutex);
+  return find_allocation(p) != nullptr;
+}
 }  // namespace emulator
 
 inline const char* cudaGetErrorName(cudaError_t e) { return e == cudaErrorMemoryAllocation ? "cudaErrorMemoryAllocation" : e ? "cudaErrorLaunchFailure" : "cudaSuccess"; }
@@ -85,15 +96,20 @@ inline cudaError_t cudaFree(void* p) { return emulator::release(p); }
 inline cudaError_t cudaFreeHost(void* p) { return emulator::release(p); }
 /** Processes have different ones, as ranks on a machine with several GPUs. */
 inline cudaError_t cudaDeviceGetPCIBusId(char* id, int bytes, int) { snprintf(id, bytes, "emulated:%d", getpid()); return cudaSuccess; }
-inline cudaError_t cudaHostRegister(void*, size_t, unsigned) { return cudaSuccess; }
-inline cudaError_t cudaHostUnregister(void*) { return cudaSuccess; }
+inline cudaError_t cudaHostRegister(void* p, size_t n, unsigned) {
+  std::lock_guard<std::mutex> lock(emulator::memory.mutex);
+  emulator::memory.allocations[(uintptr_t)p] = {n, cudaMemoryTypeHost};
+  return cudaSuccess;
+}
+inline cudaError_t cudaHostUnregister(void* p) {
+  std::lock_guard<std::mutex> lock(emulator::memory.mutex);
+  return emulator::memory.allocations.erase((uintptr_t)p) ? cudaSuccess : cudaErrorInvalidValue;
+}
 inline cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* a, const void* p) {
   std::lock_guard<std::mutex> lock(emulator::memory.mutex);
-  auto at = emulator::memory.allocations.upper_bound((uintptr_t)p);
+  const emulator::Allocation* allocation = emulator::find_allocation(p);
   *a = {cudaMemoryTypeUnregistered, 0, nullptr, (void*)p};
-  if (at == emulator::memory.allocations.begin()) return cudaSuccess;
-  --at;
-  if ((uintptr_t)p < at->first + std::max<size_t>(at->second.bytes, 1)) *a = {at->second.type, 0, (void*)p, (void*)p};
+  if (allocation) *a = {allocation->type, 0, (void*)p, (void*)p};
   return cudaSuccess;
 }
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t n, cudaMemcpyKind, cudaStream_t) { memmove(to, from, n); return cudaSuccess; }

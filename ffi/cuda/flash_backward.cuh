@@ -14,6 +14,7 @@ constexpr int BACKWARD_THREADS = DOCUMENT_WARPS * 32;
 template <class T, bool HASHED> struct BackwardCall : DocumentCall<T, HASHED> {
   T* dqkv;
   const T* dy;
+  POINTERS(dqkv, dy, (const DocumentCall<T, HASHED>&)*this)
   /** Where the queries of a row lie in qkv and dqkv, and its outputs in y and dy. */
   DEVICE size_t query_at(const Row& row) const {
     return row.token * this->heads.width() + (size_t)row.head * this->heads.E;

@@ -24,6 +24,7 @@ template <class E> struct Product {
   const bf16 *x, *w;
   const E* bias;  // or nullptr
   int T, N, K, x_stride, accumulate;
+  POINTERS(y, x, w, bias)
 };
 
 /** Starts copying rows [row, row + ROWS) of columns [k, k + BK) to shared memory. */

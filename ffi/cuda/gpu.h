@@ -6,6 +6,7 @@
 //   DEVICE                             a function that kernels call
 //   SHARED(T, name, n)                 T name[n] in shared memory; DYNAMIC_SHARED(T, name): as much as LAUNCH says
 //   LAUNCH(kernel, grid, block, shared_bytes, stream, ...)   a kernel with commas in its name stands in parentheses
+//   POINTERS(a, b, ...)                in a struct that kernels take: its pointers, so that the emulator checks where they point
 //   __syncthreads(), __syncwarp(), shfl, shfl_xor, shfl_down, warp_ballot   all 32 lanes of a warp take part, always
 //   load_16, store_16, cp_async_16, cp_async_commit, cp_async_wait<n>, ldmatrix_x4(_trans), mma_16816
 // Addresses of the last line are 16-byte aligned: the emulator stops a kernel that breaks this, as the GPU would.
@@ -31,6 +32,7 @@ struct f16 { uint16_t bits; };
   T* const name = reinterpret_cast<T*>(dynamic_shared)
 #define LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
   kernel<<<grid, block, shared_bytes, stream>>>(__VA_ARGS__)
+#define POINTERS(...)
 
 // ---- numbers ----
 DEVICE float bits_to_float(uint32_t u) { return __uint_as_float(u); }

@@ -23,6 +23,7 @@ constexpr int SHARED_BYTES = STAGES * STAGE * (int)sizeof(bf16);
 struct Operand {
   const bf16* data;
   int line;
+  POINTERS(data)
 };
 
 /** Starts copying STEP tokens of TILE columns. */

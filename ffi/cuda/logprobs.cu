@@ -16,6 +16,7 @@ struct LogprobsCall {
   const int32_t* ids;
   int V, k;
   Faults* faults;
+  POINTERS(logprobs, ranks, top_ids, top_logprobs, logits, ids, faults)
 };
 
 /** The largest logit; -inf if none is larger. */

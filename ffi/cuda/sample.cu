@@ -20,6 +20,8 @@ struct SampleCall {
   const uint32_t* mask;
   int V;
   Faults* faults;
+  POINTERS(ids, logits, scalars, uniform, history_starts, history, counts, bias_starts, bias_ids, bias_values, mask_rows, mask,
+      faults)
 };
 
 struct Settings { float temperature, top_p, min_p, repetition, frequency, presence, top_k; };

@@ -14,6 +14,7 @@ template <class E, class B> struct SimtProduct {
   const B* w;
   const E* bias;  // or nullptr
   int T, N, K, w_stride, accumulate;
+  POINTERS(y, x, w, bias)
 };
 
 /** An element of x as it is multiplied: rounded to bf16 first where the weights are. */

@@ -1,11 +1,12 @@
 /** Cases of the paged attention: a batch of sequences over shuffled pages whose unused slots hold garbage. */
-import { ptr, type Pointer } from "bun:ffi";
+import type { Pointer } from "bun:ffi";
 import { dtypeCode } from "../../src/tensor/tensor.ts";
 import {
   check,
   decode,
   encode,
   native,
+  ptr,
   Random,
   zeros,
   type Elements,

@@ -3,7 +3,6 @@
  *  One table serves correctness (ops.test.ts: result against formula, by normalised mean square error) and speed
  *  (bench/ops.bench.ts: the same cases at a model's sizes). A formula reads the inputs after they were rounded to their
  *  element types, so that only the op's own arithmetic is judged. */
-import { type Pointer } from "bun:ffi";
 import { dtypeCode } from "../../src/tensor/tensor.ts";
 import { check, decode, encode, native, Random, zeros, type FloatType } from "./target.ts";
 
@@ -84,7 +83,7 @@ export function embedCase(o: { T: number; D: number; V: number; ttype: FloatType
       // One element off: tables are read straight from a mapped file.
       const bytes = new Uint8Array(table.byteLength + 64);
       bytes.set(new Uint8Array(table.buffer), bytesOf(ttype));
-      const pointer = (Number(target.at(bytes)) + bytesOf(ttype)) as Pointer;
+      const pointer = target.at(bytes, bytesOf(ttype));
       const [py, pt] = [target.at(y), target.at(tokens)];
       return {
         call: () =>

@@ -1,7 +1,6 @@
 /** koala_contrast against the header's formula in float64, for every instruction set that this processor runs. */
 import { afterAll, describe, expect, test } from "bun:test";
-import { ptr } from "bun:ffi";
-import { availableIsas, check, cpuOnly, native, onGpu, Random, Target } from "./target.ts";
+import { availableIsas, check, cpuOnly, native, onGpu, ptr, Random, Target } from "./target.ts";
 
 interface Pair {
   a: number;

@@ -1,11 +1,11 @@
 /** Wrong arguments give one sentence and -1; nothing is written and the device goes on working. */
 import { afterAll, describe, expect, test } from "bun:test";
-import { ptr, type Pointer } from "bun:ffi";
+import type { Pointer } from "bun:ffi";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { dtypeCode } from "../../src/tensor/tensor.ts";
-import { availableIsas, check, cpuOnly, cstring, ISAS, native, onGpu, Target } from "./target.ts";
+import { availableIsas, check, cpuOnly, cstring, ISAS, native, onGpu, ptr, Target } from "./target.ts";
 
 const target = Target.open({ threads: 1 });
 const dev = target.device;

@@ -1,11 +1,12 @@
 /** Ops whose results are the same bits on the CPU and on a GPU: a run may move between them. On the emulator. */
 import { describe, expect, test } from "bun:test";
-import { ptr, type Pointer } from "bun:ffi";
+import type { Pointer } from "bun:ffi";
 import { buildNative } from "../../ffi/build.ts";
 import { buildEmulator } from "../../ffi/build_gpu.ts";
 import { loadNative, type Native } from "../../src/tensor/native.ts";
 import { dtypeCode } from "../../src/tensor/tensor.ts";
-import { encode, Random } from "./target.ts";
+import { mirrored } from "./mirrors.ts";
+import { encode, ptr, Random } from "./target.ts";
 
 const minutes = 60_000;
 
@@ -14,8 +15,7 @@ interface Backend {
   device: Pointer;
 }
 
-function open(library: string): Backend {
-  const native = loadNative(library);
+function open(native: Native): Backend {
   const out = new BigUint64Array(1);
   if (native.koala_device_open(ptr(out), 0, 1) !== 0) throw new Error(String(native.koala_last_error()));
   return { native, device: Number(out[0]) as Pointer };
@@ -24,7 +24,10 @@ function open(library: string): Backend {
 let opened: { cpu: Backend; gpu: Backend } | null = null;
 
 async function backends() {
-  opened ??= { cpu: open(await buildNative()), gpu: open(await buildEmulator({ quiet: true })) };
+  opened ??= {
+    cpu: open(loadNative(await buildNative())),
+    gpu: open(mirrored(loadNative(await buildEmulator({ quiet: true })))),
+  };
   return opened;
 }
 

@@ -2,7 +2,7 @@
  *
  *  Nothing here knows a derivative: gradients.test.ts differentiates the formula by central differences. Inputs are
  *  numbers that bf16 holds, so the same case serves f64, f32 and bf16. The loss is the sum of dy times the output. */
-import { ptr, type Pointer } from "bun:ffi";
+import type { Pointer } from "bun:ffi";
 import { dtypeCode } from "../../src/tensor/tensor.ts";
 import { fill, logSoftmax, normalise, product } from "./formulas.ts";
 import { attentionFormula, DocumentAttention, type DocumentShape } from "./document_attention.ts";
@@ -12,6 +12,7 @@ import {
   encode,
   native,
   onGpu,
+  ptr,
   Random,
   zeros,
   type Elements,

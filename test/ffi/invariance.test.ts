@@ -1,7 +1,6 @@
 /** A row's result depends on its own inputs only, bit for bit: not on the rows beside it, on how a prompt was cut, on
  *  threads, or on what the memory held before. */
 import { afterAll, describe, expect, test } from "bun:test";
-import { ptr } from "bun:ffi";
 import { dtypeCode } from "../../src/tensor/tensor.ts";
 import { AttentionRun, type AttentionShape } from "./attention_cases.ts";
 import {
@@ -11,6 +10,7 @@ import {
   encode,
   native,
   onGpu,
+  ptr,
   Random,
   Target,
   zeros,

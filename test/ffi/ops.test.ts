@@ -28,7 +28,6 @@ for (const isa of ISAS) {
         test.skipIf(absent)(`${each.name}${absent ? cpuOnly : ""}`, () => {
           const prepared = each.prepare(target!);
           prepared.call();
-          target!.fetch();
           const [actual, expected] = [prepared.actual(), prepared.expected()];
           expect(actual.length).toBe(expected.length);
           prepared.release?.();

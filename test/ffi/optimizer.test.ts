@@ -1,6 +1,5 @@
 /** AdamW against the float64 formula; masters split and joined without loss; moments rounded without bias. */
 import { afterAll, describe, expect, test } from "bun:test";
-import { ptr } from "bun:ffi";
 import { dtypeCode } from "../../src/tensor/tensor.ts";
 import {
   availableIsas,
@@ -8,6 +7,7 @@ import {
   decode,
   encode,
   native,
+  ptr,
   Random,
   Target,
   zeros,

@@ -1,6 +1,5 @@
 /** Packed matrices hold exactly the elements that tile.h (on GPUs packed.cuh) says, at any size and packed in any pieces. */
 import { afterAll, describe, expect, test } from "bun:test";
-import { ptr } from "bun:ffi";
 import { dtypeCode } from "../../src/tensor/tensor.ts";
 import {
   availableIsas,
@@ -8,6 +7,7 @@ import {
   encode,
   native,
   onGpu,
+  ptr,
   Random,
   Target,
   type Elements,

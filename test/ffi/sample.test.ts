@@ -1,7 +1,6 @@
 /** koala_sample and koala_logprobs against plain float64 formulas, draws against exact probabilities. */
 import { afterAll, describe, expect, test } from "bun:test";
-import { ptr } from "bun:ffi";
-import { availableIsas, check, cpuOnly, native, onGpu, Random, Target } from "./target.ts";
+import { availableIsas, check, cpuOnly, native, onGpu, ptr, Random, Target } from "./target.ts";
 
 interface Row {
   logits: ArrayLike<number>;

@@ -21,7 +21,6 @@ async function opsOn(library: string, pattern: string): Promise<{ code: number; 
       ASAN_OPTIONS: "detect_leaks=0:detect_stack_use_after_return=0:handle_segv=0",
       LD_PRELOAD: runtime.trim(),
       KOALA_TEST_LIBRARY: library,
-      KOALA_TEST_DEVICE_MEMORY: "1",
       KOALA_TEST_INNER: "1",
     },
     stdout: "ignore",

@@ -1,13 +1,16 @@
 /** A device opened for a test or a bench, and typed arrays in the element types of koala.h.
  *
  *  KOALA_TEST_LIBRARY names the backend: cpu (the default), emu, cuda, or the path of a library that emulates a GPU.
- *  Only tests may hand typed arrays to native code: they are kept alive here until the target is closed. */
-import { dlopen, ptr, type Pointer } from "bun:ffi";
+ *  Only tests may hand typed arrays to native code, by the address that at() or ptr() tells: at() keeps them alive until the
+ *  target is closed, and for a GPU mirrors.ts copies them to the device and back. */
+import { dlopen, type Pointer } from "bun:ffi";
 import { buildNative } from "../../ffi/build.ts";
 import { buildCuda, buildEmulator } from "../../ffi/build_gpu.ts";
 import { loadNative, type Native } from "../../src/tensor/native.ts";
 import { dtypeCode } from "../../src/tensor/tensor.ts";
+import { mirrored, ptr } from "./mirrors.ts";
 
+export { ptr } from "./mirrors.ts";
 export type FloatType = "f32" | "bf16" | "f64" | "f16";
 export type Elements = Float32Array | Uint16Array | Float64Array;
 export type Isa = "portable" | "avx2" | "avx512" | "avx512bf16" | "sm_90";
@@ -15,13 +18,11 @@ export type Isa = "portable" | "avx2" | "avx512" | "avx512bf16" | "sm_90";
 const backend = process.env.KOALA_TEST_LIBRARY || "cpu";
 /** The library under test is that of GPUs, on one or emulated. */
 export const onGpu = backend !== "cpu";
-/** Arrays are copied to memory of the device: GPUs need it, and sanitizers see more. */
-const copiesArrays = backend === "cuda" || process.env.KOALA_TEST_DEVICE_MEMORY === "1";
 /** Why a test is skipped there. */
 export const cpuOnly = onGpu ? " (on the CPU only)" : "";
 export const ISAS: readonly Isa[] = onGpu ? ["sm_90"] : ["portable", "avx2", "avx512", "avx512bf16"];
 export const library = await builtLibrary();
-export const native: Native = loadNative(library);
+export const native: Native = onGpu ? mirrored(loadNative(library)) : loadNative(library);
 
 // process.env does not reach getenv, which the library reads when a device is opened.
 const libc = dlopen("libc.so.6", {
@@ -31,7 +32,6 @@ const libc = dlopen("libc.so.6", {
 
 export class Target {
   private readonly kept: NodeJS.TypedArray[] = [];
-  private readonly copies: { array: NodeJS.TypedArray; memory: Pointer }[] = [];
   private constructor(readonly device: Pointer) {}
 
   /** Throws the library's sentence where the processor cannot run `isa`. */
@@ -47,8 +47,6 @@ export class Target {
   }
 
   close(): void {
-    for (const { array, memory } of this.copies)
-      check(native.koala_memory_free(this.device, memory, array.byteLength));
     check(native.koala_device_close(this.device));
     this.kept.length = 0;
   }
@@ -59,22 +57,10 @@ export class Target {
     return JSON.parse(Buffer.from(text.subarray(0, text.indexOf(0))).toString());
   }
 
-  /** The address of an array that stays alive as long as this target, or of a copy of it on a GPU. */
-  at(array: NodeJS.TypedArray): Pointer {
+  /** The address of an array, or of a byte in it; it stays alive as long as this target. */
+  at(array: NodeJS.TypedArray, offset = 0): Pointer {
     this.kept.push(array);
-    if (!copiesArrays) return ptr(array);
-    const memory = this.allocate(array.byteLength);
-    if (array.byteLength > 0)
-      check(native.koala_memory_copy(this.device, memory, ptr(array), array.byteLength));
-    this.copies.push({ array, memory });
-    return memory;
-  }
-
-  /** Brings back what ops wrote to the arrays that a GPU has copies of. */
-  fetch(): void {
-    for (const { array, memory } of this.copies)
-      if (array.byteLength > 0)
-        check(native.koala_memory_copy(this.device, ptr(array), memory, array.byteLength));
+    return ptr(array, offset);
   }
 
   i32(values: ArrayLike<number>): Pointer {

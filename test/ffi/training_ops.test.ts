@@ -1,6 +1,5 @@
 /** Loss, dropout, conversions and sums against float64 formulas, and equal bits on any number of threads. */
 import { afterAll, describe, expect, test } from "bun:test";
-import { ptr } from "bun:ffi";
 import { dtypeCode } from "../../src/tensor/tensor.ts";
 import { uniform } from "../../src/util/rng.ts";
 import { logSoftmax } from "./formulas.ts";
@@ -12,6 +11,7 @@ import {
   encode,
   native,
   onGpu,
+  ptr,
   Random,
   Target,
   zeros,
