@@ -96,11 +96,15 @@ export class WeightWriter {
     this.host = this.arena.tensor([pieceElements], "f32");
   }
 
-  /** `source` has the parameter's elements in any element type. */
+  /** `source` has the parameter's elements in any element type, in memory of the host: a mapped file. */
   write(block: BlockState, parameter: FlatParameter, source: Tensor): void {
-    for (let at = 0; at < parameter.size; at += pieceElements) {
-      const count = Math.min(pieceElements, parameter.size - at);
-      this.piece(block, parameter.offset + at, slice(source.reshape([source.size]), at, at + count));
+    const { device } = this.ops;
+    const most = Math.min(pieceElements, this.host.bytes / bytesOf[source.dtype]);
+    for (let at = 0; at < parameter.size; at += most) {
+      const from = slice(source.reshape([source.size]), at, Math.min(at + most, parameter.size));
+      const piece = device.readsHostMemory ? from : new Tensor(this.host.data, from.shape, from.dtype);
+      if (piece !== from) device.copy(piece.data, from.data, from.bytes);
+      this.piece(block, parameter.offset + at, piece);
     }
   }
 
