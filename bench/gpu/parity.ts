@@ -1,7 +1,7 @@
 /** Logits and greedy tokens beside those of transformers, on the model and prompts that `peers.py reference` wrote.
  *  usage: bun bench/gpu/parity.ts --reference FOLDER [--device cuda:0]
  *  Koala computes in bfloat16. Its logits may be half as far again from transformers in float32 as transformers in bfloat16 is; its
- *  tokens are those of float32 until one whose lead over the next is within three standard deviations of that rounding. */
+ *  tokens are those of float32 until one whose lead over the next is less than two units in the last place of bfloat16. */
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { LlamaRunner } from "../../src/engine/llama_runner.ts";
@@ -16,6 +16,7 @@ interface Answers {
   prompts: number[][];
   new: number;
   float32: number[][];
+  float32_tops: number[][];
   float32_leads: number[][];
 }
 
@@ -61,14 +62,13 @@ function putLogits(): void {
 }
 
 function putTokens(): void {
-  // Of the difference of two logits.
-  const nearTie = 3 * Math.SQRT2 * Math.sqrt(meanSquare(rounded, exact));
   const compared = answers.prompts.map((prompt, i) => {
     const tokens = generate(prompt);
     const at = tokens.findIndex((token, step) => token !== answers.float32[i]?.[step]);
-    return { at, lead: answers.float32_leads[i]?.[at] ?? 0 };
+    const lead = answers.float32_leads[i]?.[at] ?? 0;
+    return { at, isTie: lead < 2 * bfloat16Unit(answers.float32_tops[i]?.[at] ?? 0) };
   });
-  const wrong = compared.filter(({ at, lead }) => at >= 0 && lead >= nearTie).length;
+  const wrong = compared.filter(({ at, isTie }) => at >= 0 && !isTie).length;
   const equal = compared.filter(({ at }) => at < 0).length;
   put({
     step: "parity",
@@ -78,6 +78,11 @@ function putTokens(): void {
     bar: { most: 0 },
     note: `${equal} of ${compared.length} equal over ${answers.new} tokens`,
   });
+}
+
+/** The distance of neighbours in bfloat16, which has eight bits of mantissa with the hidden one. */
+function bfloat16Unit(value: number): number {
+  return 2 ** (Math.floor(Math.log2(Math.abs(value))) - 7);
 }
 
 function generate(prompt: number[]): number[] {

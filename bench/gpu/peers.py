@@ -6,7 +6,8 @@ usage: python3 bench/gpu/peers.py inference [--shape llama-7b] [--batch 1,32] [-
        python3 bench/gpu/peers.py reference --out FOLDER [--shape llama-7b] [--layers 4] [--context 64]
 
 Decoding takes a static cache and, with --compile, CUDA graphs (mode reduce-overhead); training takes flash attention through
-scaled_dot_product_attention and fused AdamW. `reference` writes a model and what it answers, for parity.ts."""
+scaled_dot_product_attention and fused AdamW. `reference` writes a model, what it answers and how it trains, for parity.ts and
+training_parity.ts."""
 
 import argparse
 import json
@@ -101,12 +102,13 @@ def training(args):
 
 
 def reference(args):
-    """A model at real width in bfloat16, prompts, and for both element types the logits after every token and greedy answers."""
+    """A model at real width in bfloat16, prompts, and for both element types the logits after every token, greedy answers,
+    gradients and the losses of some steps."""
     model = build(args, torch.bfloat16).eval()
     model.save_pretrained(args.out)
     ids = torch.randint(0, model.config.vocab_size, (4, args.context), generator=torch.Generator().manual_seed(2))
     new = 64 if args.shape != "tiny" else 16
-    answers = {"prompts": ids.tolist(), "new": new}
+    answers = {"prompts": ids.tolist(), "new": new, "optimizer": OPTIMIZER, "gradients": sampled_gradients(model)}
     for dtype in (torch.float32, torch.bfloat16):
         model = LlamaForCausalLM.from_pretrained(args.out, dtype=dtype).to(device).eval()
         name = str(dtype).removeprefix("torch.")
@@ -116,15 +118,53 @@ def reference(args):
             options = dict(max_new_tokens=new, do_sample=False, pad_token_id=0, eos_token_id=None)
             out = model.generate(ids.to(device), **options, output_scores=True, return_dict_in_generate=True)
         answers[name] = out.sequences[:, args.context :].tolist()
-        # How far the best token's logit is above the next: where rounding may choose the other.
-        answers[f"{name}_leads"] = torch.stack([lead(scores.float()) for scores in out.scores], dim=1).tolist()
+        # The best token's logit, and how far it is above the next: where rounding may choose the other.
+        best = [scores.float().topk(2).values for scores in out.scores]
+        answers[f"{name}_tops"] = torch.stack([two[:, 0] for two in best], dim=1).tolist()
+        answers[f"{name}_leads"] = torch.stack([two[:, 0] - two[:, 1] for two in best], dim=1).tolist()
+        del out, best
+        answers[f"{name}_training"] = train_reference(model, ids.to(device), answers["gradients"], args.out)
     with open(os.path.join(args.out, "answers.json"), "w") as file:
         json.dump(answers, file)
 
 
-def lead(scores):
-    best, next_best = scores.topk(2).values.unbind(-1)
-    return best - next_best
+OPTIMIZER = {"lr": 1e-4, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1, "clip": 1.0, "steps": 20}
+
+
+def sampled_gradients(model):
+    """Tensors of every kind, and the distance of the elements that are kept of each."""
+    first, last = "model.layers.0.", f"model.layers.{model.config.num_hidden_layers - 1}."
+    kinds = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.down_proj"]
+    late = ["self_attn.o_proj", "mlp.gate_proj", "input_layernorm"]
+    names = [first + kind for kind in kinds] + [last + kind for kind in late] + ["model.embed_tokens", "lm_head"]
+    size = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    # Odd, so that all columns have their turn.
+    return [{"name": f"{name}.weight", "stride": size[f"{name}.weight"] // 2**18 | 1} for name in names]
+
+
+def train_reference(model, ids, sampled, folder):
+    """Losses before each of some AdamW steps on all of `ids`, and the first step's gradients: norms of all, some in a file."""
+    o = OPTIMIZER
+    vectors = [parameter for parameter in model.parameters() if parameter.dim() == 1]
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    groups = [{"params": matrices, "weight_decay": o["weight_decay"]}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=o["lr"], betas=tuple(o["betas"]), eps=o["eps"])
+    losses, norms = [], {}
+    for step in range(o["steps"]):
+        logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+        loss = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), ids[:, 1:].reshape(-1))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if step == 0:
+            gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+            norms = {name: gradient.float().norm().item() for name, gradient in gradients.items()}
+            parts = [gradients[one["name"]].reshape(-1)[:: one["stride"]].float().cpu() for one in sampled]
+            dtype = str(model.dtype).removeprefix("torch.")
+            torch.cat(parts).numpy().tofile(os.path.join(folder, f"gradients.{dtype}.f32"))
+        torch.nn.utils.clip_grad_norm_(model.parameters(), o["clip"])
+        optimizer.step()
+        losses.append(loss.item())
+    return {"losses": losses, "norms": norms}
 
 
 def build(args, dtype):

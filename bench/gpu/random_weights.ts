@@ -10,7 +10,7 @@ import {
 } from "../../src/model/weights.ts";
 import { aligned, Arena } from "../../src/tensor/arena.ts";
 import type { Device } from "../../src/tensor/device.ts";
-import { bytesOf, type DType, type PackedMatrix, type Tensor } from "../../src/tensor/tensor.ts";
+import { bytesOf, type DType, type PackedMatrix, type Tensor, type WeightType } from "../../src/tensor/tensor.ts";
 import { randomBits } from "../random_model.ts";
 
 const absent = {
@@ -22,13 +22,18 @@ const absent = {
   downBias: null,
 };
 
-/** bfloat16 matrices; vectors of ones in `activations`. */
-export function randomWeights(device: Device, config: LlamaConfig, activations: DType): LlamaWeights {
+/** Matrices of type `packed`; vectors of ones in `activations`; a bfloat16 table. */
+export function randomWeights(
+  device: Device,
+  config: LlamaConfig,
+  activations: DType,
+  packed: WeightType = "bf16",
+): LlamaWeights {
   const { layers, top, embedding: part } = parametersOf(config);
   const parameters = [...layers.flat(), ...top];
   const [V = 0, D = 0] = part.shape;
   const sizes = parameters.map((p) =>
-    aligned("matrix" in p ? device.packBytes(p.N, p.K, "bf16") : p.size * bytesOf[activations]),
+    aligned("matrix" in p ? device.packBytes(p.N, p.K, packed) : p.size * bytesOf[activations]),
   );
   const embeddingBytes = aligned(V * D * bytesOf.bf16);
   const arena = new Arena(device, "weights", embeddingBytes + sizes.reduce((a, b) => a + b, 0));
@@ -39,7 +44,7 @@ export function randomWeights(device: Device, config: LlamaConfig, activations: 
     device.upload(embedding.rows(rows, row), source.take(rows * D));
   }
   const make = (p: Parameter) =>
-    "matrix" in p ? randomMatrix(arena, p, source) : ones(arena, p.size, activations);
+    "matrix" in p ? randomMatrix(arena, p, packed, source) : ones(arena, p.size, activations);
   const all = (list: Parameter[]) => ({
     ...absent,
     ...Object.fromEntries(list.map((p) => [p.key, make(p)])),
@@ -62,8 +67,13 @@ export function randomWeights(device: Device, config: LlamaConfig, activations: 
   };
 }
 
-function randomMatrix(arena: Arena, { N, K }: { N: number; K: number }, source: RandomSource): PackedMatrix {
-  const packed = arena.packed(N, K, "bf16");
+function randomMatrix(
+  arena: Arena,
+  { N, K }: { N: number; K: number },
+  type: WeightType,
+  source: RandomSource,
+): PackedMatrix {
+  const packed = arena.packed(N, K, type);
   for (let row = 0; row < N; row += source.rows(K)) {
     const rows = Math.min(source.rows(K), N - row);
     arena.device.pack(packed, source.take(rows * K), row, rows, "bf16");

@@ -1,7 +1,8 @@
 /** One training run on one rank and on several: the models must be equal, bit for bit, in float32 with ZeRO stage 2.
- *  usage: bun bench/gpu/ranks.ts [--ranks 2,8] [--steps 3] [--device cuda]
+ *  usage: bun bench/gpu/ranks.ts [--ranks 2,8] [--steps 3] [--device cuda] [--transport NAME] [--kill]
+ *  With --kill one more run of two ranks loses one by SIGKILL in its second step, starts again and must end equal, too.
  *  It runs `koala train` as users do, on the built-in model and a few invented dialogues. Without --device it trains on the CPU. */
-import { mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -13,8 +14,12 @@ const { values } = parseArgs({
     ranks: { type: "string", default: "2,8" },
     steps: { type: "string", default: "3" },
     device: { type: "string" },
+    /** What `koala train --transport` takes, where it has that; the default is its own choice. */
+    transport: { type: "string" },
+    kill: { type: "boolean", default: false },
   },
 });
+const through = values.transport === undefined ? "" : ` through ${values.transport}`;
 const folder = mkdtempSync(join(tmpdir(), "koala-ranks-"));
 try {
   await main();
@@ -28,21 +33,36 @@ async function main(): Promise<void> {
     put({ step: "ranks", skipped: "koala train has no --device yet" });
     return;
   }
+  if (values.transport !== undefined) {
+    if (!(await koala(["train", "--help"])).includes("--transport"))
+      return put({ step: "ranks", skipped: `koala train has no --transport, so none is called ${values.transport}` });
+    device.push("--transport", values.transport);
+  }
   const [single, ...worlds] = [1, ...values.ranks.split(",").map(Number)];
   const recipe = await writeRecipe(Math.max(...worlds));
   const expected = await train(recipe, single as number, device);
   for (const world of worlds) {
     const begin = performance.now();
     const model = await train(recipe, world, device);
-    put({
-      step: "ranks",
-      what: `${world} ranks, bytes of the model that differ from one rank's`,
-      value: differing(model, expected),
-      unit: "bytes",
-      bar: { most: 0 },
-      note: `${values.steps} steps in ${((performance.now() - begin) / 1000).toFixed(1)} s with the start`,
-    });
+    putDifference(`${world} ranks${through}`, differing(model, expected), begin);
   }
+  if (!values.kill) return;
+  const begin = performance.now();
+  const mark = join(folder, "killed");
+  const model = await train(recipe, 2, device, { KOALA_FAULT: `after_reduce:2:1:once=${mark}` });
+  if (!existsSync(mark)) throw new Error("No rank was killed, so that nothing is known of starting again.");
+  putDifference(`2 ranks${through}, one killed and all started again`, differing(model, expected), begin);
+}
+
+function putDifference(what: string, bytes: number, begin: number): void {
+  put({
+    step: "ranks",
+    what: `${what}, bytes of the model that differ from one rank's`,
+    value: bytes,
+    unit: "bytes",
+    bar: { most: 0 },
+    note: `${values.steps} steps in ${((performance.now() - begin) / 1000).toFixed(1)} s with the start`,
+  });
 }
 
 async function writeRecipe(rows: number): Promise<string> {
@@ -57,20 +77,27 @@ async function writeRecipe(rows: number): Promise<string> {
   const model = join(import.meta.dir, "..", "..", "models", "koala-tiny");
   const recipe = join(folder, "recipe.toml");
   const text = `precision = "float32"\nexport_dtype = "float32"\nzero = 2\nsequence_length = 64\nrows_per_step = ${rows}\nsteps = ${values.steps}\n\
-[model]\npath = "${model}"\n[data]\nfiles = ["${data}"]\ntemplate = "koala"\n[schedule]\nlearning_rate = 0.001\n`;
+[model]\npath = "${model}"\n[data]\nfiles = ["${data}"]\ntemplate = "koala"\n[schedule]\nlearning_rate = 0.001\n[checkpoint]\nepochs = false\ninterval = 1\n`;
   await Bun.write(recipe, text);
   return recipe;
 }
 
 /** The weights that a run of so many ranks makes. */
-async function train(recipe: string, ranks: number, device: string[]): Promise<Uint8Array> {
-  const output = join(folder, `ranks${ranks}`);
-  await koala(["train", recipe, "--ranks", String(ranks), "--set", `output=${output}`, ...device]);
+async function train(
+  recipe: string,
+  ranks: number,
+  device: string[],
+  variables: Record<string, string> = {},
+): Promise<Uint8Array> {
+  const output = join(folder, `ranks${ranks}${Object.keys(variables).join("")}`);
+  const args = ["train", recipe, "--ranks", String(ranks), "--set", `output=${output}`, ...device];
+  await koala(args, variables);
   return Bun.file(join(output, "model", "model.safetensors")).bytes();
 }
 
-async function koala(args: string[]): Promise<string> {
-  const child = Bun.spawn(selfCommand(...args), { stdout: "pipe", stderr: "pipe" });
+async function koala(args: string[], variables: Record<string, string> = {}): Promise<string> {
+  const env = { ...process.env, ...variables };
+  const child = Bun.spawn(selfCommand(...args), { env, stdout: "pipe", stderr: "pipe" });
   const [out, errors] = await Promise.all([
     new Response(child.stdout).text(),
     new Response(child.stderr).text(),
