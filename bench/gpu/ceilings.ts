@@ -14,6 +14,13 @@ for (const [what, unit, pick] of [
   ["products of float32", "TFLOP/s", ({ float32 }) => float32 / 1000],
 ] as [string, string, (peak: (typeof peaks)[number]) => number][]) {
   const sorted = peaks.map(pick).sort((a, b) => a - b) as [number, number, number];
-  put({ step: "ceilings", what, value: sorted[1], unit, range: [sorted[0], sorted[2]], note: device.info.name });
+  put({
+    step: "ceilings",
+    what,
+    value: sorted[1],
+    unit,
+    range: [sorted[0], sorted[2]],
+    note: device.info.name,
+  });
 }
 device.close();

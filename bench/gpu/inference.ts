@@ -1,5 +1,6 @@
 /** Prefill and decode at a model's real dimensions with random weights, beside what the measured rates allow.
  *  usage: bun bench/gpu/inference.ts [--device cuda:0] [--shape llama-7b] [--batch 1,8,32] [--context 1024] [--prefill 2048]
+ *         [--weights bf16|q8|q4] [--cache bf16|f8] [--no-graphs]
  *  A step is timed from the call to its sampled ids on the host. The cache holds what prefill wrote, of every sequence its own. */
 import { parseArgs } from "node:util";
 import { LlamaRunner } from "../../src/engine/llama_runner.ts";
@@ -20,8 +21,21 @@ const { values } = parseArgs({
     repeat: { type: "string", default: "15" },
     /** Of activations; serving takes f32. */
     activations: { type: "string", default: "f32" },
+    /** Of matrices, and of keys and values. */
+    weights: { type: "string", default: "bf16" },
+    cache: { type: "string", default: "bf16" },
+    "no-graphs": { type: "boolean", default: false },
   },
 });
+const weightType = oneOf("weights", ["bf16", "q8", "q4"] as const);
+const cacheType = oneOf("cache", ["bf16", "f8"] as const);
+const graphs = !values["no-graphs"];
+/** What is not as usual, behind each test's name. */
+const variant = [
+  weightType === "bf16" ? "" : ` ${weightType}`,
+  cacheType === "bf16" ? "" : ` ${cacheType} cache`,
+  graphs ? "" : " without graphs",
+].join("");
 
 /** The share of the limit that counts as reached, by shape and test. */
 const bars: Record<string, number> = {
@@ -38,17 +52,30 @@ const [context, prompt, repeat] = [Number(values.context), Number(values.prefill
 const longest = Math.max(context + 2 * (repeat + warm), prompt) + pageSize;
 const bench = openBenchDevice(values.device);
 const config = configOf(values.shape, longest);
-const weights = randomWeights(bench.device, config, values.activations === "bf16" ? "bf16" : "f32");
 const maxTokens = Math.max(prompt, context, ...batches);
-const model = new Llama(bench.device, config, weights, { maxTokens, positions: longest });
 const pagesEach = Math.ceil(longest / pageSize);
-const runner = new LlamaRunner(model, {
+const limits = {
   maxTokens,
   maxRows: Math.max(...batches),
   maxModelLen: longest,
   pageSize,
   pageCount: pagesEach * Math.max(...batches),
-});
+  cacheType,
+  graphs,
+};
+const missing = whatIsMissing();
+if (missing !== null) {
+  put({ step: "inference", skipped: `${values.shape}${variant}: ${missing}` });
+  process.exit(0);
+}
+const weights = randomWeights(
+  bench.device,
+  config,
+  values.activations === "bf16" ? "bf16" : "f32",
+  weightType,
+);
+const model = new Llama(bench.device, config, weights, { maxTokens, positions: longest });
+const runner = new LlamaRunner(model, limits);
 if (prompt > 0) putPrefill();
 for (let sequence = 0; sequence < Math.max(...batches); sequence++) runner.step([row(sequence, 0, context)]);
 for (const batch of batches) putDecode(batch);
@@ -56,6 +83,23 @@ runner.close();
 model.close();
 weights.close();
 bench.device.close();
+
+/** Why this device cannot do what was asked; null where it can. */
+function whatIsMissing(): string | null {
+  try {
+    bench.device.packBytes(32, 32, weightType);
+    bench.device.cachePageBytes(pageSize, config.keyValueHeadCount, config.headDim, cacheType);
+  } catch (error) {
+    return (error as Error).message;
+  }
+  return graphs || "hasGraphs" in bench.device ? null : "this device runs nothing from graphs";
+}
+
+function oneOf<Name extends string>(flag: "weights" | "cache", names: readonly Name[]): Name {
+  const name = names.find((each) => each === values[flag]);
+  if (name === undefined) throw new Error(`--${flag} ${values[flag]} is not one of ${names.join(", ")}.`);
+  return name;
+}
 
 function row(sequence: number, past: number, count: number): StepRow {
   return {
@@ -103,20 +147,21 @@ function inTokens(
 ): Row {
   return {
     step: "inference",
-    what: `${values.shape} ${what}`,
+    what: `${values.shape} ${what}${variant}`,
     value: tokens / median,
     unit: "tokens/s",
     range: [tokens / highest, tokens / lowest],
     limit,
-    ...(bar === undefined ? {} : { bar: { share: bar } }),
+    ...(bar === undefined || variant !== "" ? {} : { bar: { share: bar } }),
     ...(what.startsWith("decode") ? { note: `context ${context}` } : {}),
   };
 }
 
 /** Every weight is read once and used for every sequence, whichever takes longer; then every key and value is read once. */
 function decodeSeconds(c: LlamaConfig, rates: BenchDevice["rates"], batch: number, length: number): number {
-  const cacheBytes = batch * length * c.layerCount * 2 * c.keyValueHeadCount * c.headDim * 2;
-  const flops = 2 * (weights.bytes / 2) * batch;
+  const page = bench.device.cachePageBytes(pageSize, c.keyValueHeadCount, c.headDim, cacheType);
+  const cacheBytes = batch * length * c.layerCount * 2 * (page / pageSize);
+  const flops = 2 * (weights.parameterCount - c.vocabularySize * c.hiddenSize) * batch;
   return Math.max(weights.bytes / rates.bandwidth, flops / rates.bfloat16) + cacheBytes / rates.bandwidth;
 }
 

@@ -10,7 +10,13 @@ import {
 } from "../../src/model/weights.ts";
 import { aligned, Arena } from "../../src/tensor/arena.ts";
 import type { Device } from "../../src/tensor/device.ts";
-import { bytesOf, type DType, type PackedMatrix, type Tensor, type WeightType } from "../../src/tensor/tensor.ts";
+import {
+  bytesOf,
+  type DType,
+  type PackedMatrix,
+  type Tensor,
+  type WeightType,
+} from "../../src/tensor/tensor.ts";
 import { randomBits } from "../random_model.ts";
 
 const absent = {

@@ -1,8 +1,9 @@
-/** The end of bench/gpu.sh: all rows as one table, and as one JSON file.
+/** The end of bench/gpu.sh: all rows as one table, the bars with what was reached (bars.ts), and both as one JSON file.
  *  usage: bun bench/gpu/report.ts --rows ROWS.jsonl --out FILE.json [--doctor DOCTOR.json] [--device NAME] [--size tiny|full]
  *  Ends with 1 where a check failed: a row above what it may be at most, or a step of ours that did not end well. Speeds that are
  *  below their bar are marked and are no failure: a shared machine has slow minutes. */
 import { parseArgs } from "node:util";
+import { aligned, barTable, figure, judgeBars } from "./bars.ts";
 import type { Row, Skipped } from "./bench_device.ts";
 
 /** As gpu.sh writes them, too. */
@@ -33,15 +34,23 @@ export function parseLines(text: string): Line[] {
     .flatMap((line) => (line.startsWith("{") ? [JSON.parse(line, numbers) as Line] : []));
 }
 
-/** Rows of ours in their order, each once: a test that ran twice has its mean and all of its range. */
+/** Rows of ours in their order, each once: a test that ran twice has its mean and all of its range, and a line for each peer. */
 export function results(lines: Line[]): Result[] {
   const rows = lines.filter((line): line is Row => "what" in line);
-  const peers = new Map(rows.filter(({ peer }) => peer !== undefined).map((row) => [row.what, row]));
+  const peers = Map.groupBy(
+    rows.filter(({ peer }) => peer !== undefined),
+    ({ what }) => what,
+  );
   const own = Map.groupBy(
     rows.filter(({ peer }) => peer === undefined),
     ({ step, what }) => `${step}\n${what}`,
   );
-  return [...own.values()].map((runs) => judged(merged(runs), peers.get((runs[0] as Row).what)));
+  return [...own.values()].flatMap((runs) => {
+    const [first, ...others] = peers.get((runs[0] as Row).what) ?? [];
+    // Bars are about the first peer, PyTorch.
+    const plain = others.map((peer) => compared(merged(runs), peer));
+    return [judged(merged(runs), first), ...plain];
+  });
 }
 
 export const failed = (lines: Line[]): boolean =>
@@ -57,6 +66,18 @@ function merged(runs: Row[]): Row {
     value: mean((row) => row.value),
     ...(ranges.length === 0 ? {} : { range: [Math.min(...ranges), Math.max(...ranges)] as [number, number] }),
     ...(first.limit === undefined ? {} : { limit: mean((row) => row.limit ?? 0) }),
+  };
+}
+
+function compared(row: Row, peer: Row): Result {
+  const { bar: _, limit: __, ...rest } = row;
+  return {
+    ...rest,
+    peerName: peer.peer as string,
+    peerValue: peer.value,
+    ratio: row.value / peer.value,
+    note: `beside ${peer.peer}`,
+    verdict: "",
   };
 }
 
@@ -93,31 +114,13 @@ export function table(lines: Line[]): string {
     r.verdict,
   ]);
   const skipped = lines.flatMap((line) => ("skipped" in line ? [line] : []));
-  const widths = head.map((title, i) =>
-    Math.max(title.length, ...rows.map((row) => (row[i] as string).length)),
-  );
-  const print = (cells: string[]) =>
-    cells
-      .map((cell, i) => cell.padEnd(widths[i] as number))
-      .join("  ")
-      .trimEnd();
+  const width = Math.max(...[head, ...rows].map(([step = ""]) => step.length));
   return [
-    print(head),
-    ...rows.map(print),
+    ...aligned([head, ...rows]),
     ...skipped.map(
-      (line) =>
-        `${line.step.padEnd(widths[0] as number)}  ${line.failed ? "FAILED" : "skipped"}: ${line.skipped}`,
+      (line) => `${line.step.padEnd(width)}  ${line.failed ? "FAILED" : "skipped"}: ${line.skipped}`,
     ),
   ].join("\n");
-}
-
-function figure(value: number): string {
-  if (Number.isInteger(value)) return String(value);
-  return Math.abs(value) >= 100
-    ? value.toFixed(0)
-    : Math.abs(value) >= 0.01
-      ? value.toPrecision(3)
-      : value.toExponential(1);
 }
 
 async function main(): Promise<number> {
@@ -139,12 +142,13 @@ async function main(): Promise<number> {
     device: values.device,
     size: values.size,
     doctor,
+    bars: judgeBars(results(lines)),
     results: results(lines),
     peers: lines.filter((line) => "peer" in line),
     skipped: lines.filter((line) => "skipped" in line),
   };
   await Bun.write(values.out, `${JSON.stringify(document, null, 2)}\n`);
-  console.log(table(lines));
+  console.log(`${table(lines)}\n\n${barTable(document.bars)}`);
   return failed(lines) ? 1 : 0;
 }
 

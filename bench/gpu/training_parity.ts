@@ -86,9 +86,14 @@ async function putGradients(): Promise<void> {
     const part = [at, (at += ours.length)] as const;
     const size = distance(wanted.subarray(...part));
     const error = distance(ours, wanted.subarray(...part)) / size;
-    return { name, error, ratio: error / (distance(theirs.subarray(...part), wanted.subarray(...part)) / size) };
+    return {
+      name,
+      error,
+      ratio: error / (distance(theirs.subarray(...part), wanted.subarray(...part)) / size),
+    };
   });
-  if (at !== wanted.length) throw new Error(`${at} elements of gradients beside ${wanted.length} in ${folder}`);
+  if (at !== wanted.length)
+    throw new Error(`${at} elements of gradients beside ${wanted.length} in ${folder}`);
   const worst = tensors.reduce((a, b) => (b.ratio > a.ratio ? b : a));
   put({
     step: "parity",
@@ -106,7 +111,8 @@ function putNorms(): void {
   const names = Object.keys(exact.norms);
   const rootMeanSquare = (norm: (name: string) => number) =>
     Math.sqrt(
-      names.reduce((sum, name) => sum + (norm(name) / (exact.norms[name] as number) - 1) ** 2, 0) / names.length,
+      names.reduce((sum, name) => sum + (norm(name) / (exact.norms[name] as number) - 1) ** 2, 0) /
+        names.length,
     );
   const ours = rootMeanSquare((name) => distance(gradient(name)));
   const theirs = rootMeanSquare((name) => rounded.norms[name] as number);
