@@ -51,16 +51,16 @@ export const bars: Bar[] = [
     name: "parity at real width",
     wanted: "logits <= 1.5, gradients, norms and losses <= 2 times PyTorch's own error in bf16",
     parts: [
-      value("parity", /^logits:/, 1.5),
-      value("parity", /^gradients of/, 2),
-      value("parity", /^norms of/, 2),
-      value("parity", /^losses of/, 2),
+      value("parity", /^width 4096, logits:/, 1.5),
+      value("parity", /^width 4096, gradients of/, 2),
+      value("parity", /^width 4096, norms of/, 2),
+      value("parity", /^width 4096, losses of/, 2),
     ],
   },
   {
     name: "greedy tokens",
     wanted: "as transformers, but for near ties",
-    parts: [value("parity", /^greedy answers/, 0)],
+    parts: [value("parity", /^width 4096, greedy answers/, 0)],
   },
   {
     name: "decode, 7B, batch 1",

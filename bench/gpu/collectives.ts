@@ -18,6 +18,13 @@ const world = Number(values.world);
 const library = values.device.split(":")[0] as string;
 const script = join(import.meta.dir, "..", "..", "test", "ffi", "comm_rank.ts");
 const shared = { NCCL_MULTI_RANK_GPU_ENABLE: "1", NCCL_MAX_CTAS: "2", NCCL_DEBUG: "WARN" };
+if (!["memory", "nccl"].includes(values.through)) {
+  put({
+    step: "collectives",
+    skipped: `there are collectives through memory and nccl, not through ${values.through}`,
+  });
+  process.exit(0);
+}
 const name = values.through === "nccl" ? await ncclName() : `/koala-bench-${crypto.randomUUID()}`;
 if (name === "")
   put({ step: "collectives", skipped: "NCCL was not found; koala doctor says where it is looked for" });

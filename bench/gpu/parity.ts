@@ -53,7 +53,7 @@ function putLogits(): void {
   const error = Math.sqrt(meanSquare(Float32Array.from(ours.flatMap((logits) => [...logits])), exact)) / size;
   put({
     step: "parity",
-    what: "logits: error / that of transformers in bfloat16",
+    what: `width ${config.hiddenSize}, logits: error / that of transformers in bfloat16`,
     value: error / theirs,
     unit: "ratio",
     bar: { most: 1.5 },
@@ -72,7 +72,7 @@ function putTokens(): void {
   const equal = compared.filter(({ at }) => at < 0).length;
   put({
     step: "parity",
-    what: "greedy answers that leave transformers' without a near tie",
+    what: `width ${config.hiddenSize}, greedy answers that leave transformers' without a near tie`,
     value: wrong,
     unit: "answers",
     bar: { most: 0 },

@@ -1,5 +1,5 @@
 /** The project's own tests of ops, gradients and whole small models, on the device of the bench.
- *  usage: bun bench/gpu/tests.ts [--device cuda] [--files ffi/ops,ffi/gradients] [--seconds 120]
+ *  usage: bun bench/gpu/tests.ts [--device cuda] [--files ffi/ops,ffi/gradients] [--seconds 120] [--under COMMAND] [--named STEP]
  *  Files run beside each other, each in a process of its own; one that ends without its counts has failed. */
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
@@ -26,6 +26,9 @@ const { values } = parseArgs({
     device: { type: "string", default: "cuda" },
     files: { type: "string", default: files.join(",") },
     seconds: { type: "string", default: "120" },
+    /** A command that runs each, and what the table calls that. */
+    under: { type: "string", default: "" },
+    named: { type: "string", default: "tests" },
   },
 });
 const root = join(import.meta.dir, "..", "..");
@@ -41,14 +44,18 @@ async function run(): Promise<void> {
 
 async function testFile(file: string): Promise<void> {
   const begin = performance.now();
-  const child = Bun.spawn([process.execPath, "test", "--timeout", "60000", `test/${file}.test.ts`], {
-    cwd: root,
-    env: { ...process.env, KOALA_TEST_LIBRARY: library, KOALA_TEST_INNER: "1" },
-    stdout: "ignore",
-    stderr: "pipe",
-    timeout: Number(values.seconds) * 1000,
-    killSignal: "SIGKILL",
-  });
+  const under = values.under.split(" ").filter(Boolean);
+  const child = Bun.spawn(
+    [...under, process.execPath, "test", "--timeout", "60000", `test/${file}.test.ts`],
+    {
+      cwd: root,
+      env: { ...process.env, KOALA_TEST_LIBRARY: library, KOALA_TEST_INNER: "1" },
+      stdout: "ignore",
+      stderr: "pipe",
+      timeout: Number(values.seconds) * 1000,
+      killSignal: "SIGKILL",
+    },
+  );
   const text = await new Response(child.stderr).text();
   const code = await child.exited;
   const count = (word: string) => Number(new RegExp(`^ *(\\d+) ${word}$`, "m").exec(text)?.[1] ?? NaN);
@@ -56,7 +63,7 @@ async function testFile(file: string): Promise<void> {
   const first = /^\(fail\) (.*)$/m.exec(text)?.[1];
   const seconds = `${((performance.now() - begin) / 1000).toFixed(1)} s`;
   put({
-    step: "tests",
+    step: values.named,
     what: `${file}, failed tests`,
     // bun's own word counts as well: a file that cannot be loaded has no tests that fail.
     value: code !== 0 && failed === 0 ? NaN : failed,

@@ -97,7 +97,7 @@ async function putGradients(): Promise<void> {
   const worst = tensors.reduce((a, b) => (b.ratio > a.ratio ? b : a));
   put({
     step: "parity",
-    what: `gradients of ${tensors.length} tensors: worst error / that of PyTorch in bfloat16`,
+    what: `width ${config.hiddenSize}, gradients of ${tensors.length} tensors: worst error / that of PyTorch in bfloat16`,
     value: worst.ratio,
     unit: "ratio",
     bar: { most: errorMost },
@@ -118,7 +118,7 @@ function putNorms(): void {
   const theirs = rootMeanSquare((name) => rounded.norms[name] as number);
   put({
     step: "parity",
-    what: `norms of all ${names.length} gradients: error / that of PyTorch in bfloat16`,
+    what: `width ${config.hiddenSize}, norms of all ${names.length} gradients: error / that of PyTorch in bfloat16`,
     value: ours / theirs,
     unit: "ratio",
     bar: { most: errorMost },
@@ -132,7 +132,7 @@ function putLosses(): void {
   const [ours, theirs] = [farthest(losses), farthest(rounded.losses)];
   put({
     step: "parity",
-    what: `losses of ${losses.length} steps: farthest from float32 / that of PyTorch in bfloat16`,
+    what: `width ${config.hiddenSize}, losses of ${losses.length} steps: farthest from float32 / that of PyTorch in bfloat16`,
     value: ours / theirs,
     unit: "ratio",
     bar: { most: errorMost },

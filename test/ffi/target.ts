@@ -5,7 +5,8 @@
  *  target is closed, and for a GPU mirrors.ts copies them to the device and back. */
 import { dlopen, type Pointer } from "bun:ffi";
 import { buildNative } from "../../ffi/build.ts";
-import { buildCuda, buildEmulator } from "../../ffi/build_gpu.ts";
+import { buildCuda, buildEmulator, findNvcc } from "../../ffi/build_gpu.ts";
+import { libraryPath } from "../../src/tensor/library.ts";
 import { loadNative, type Native } from "../../src/tensor/native.ts";
 import { dtypeCode } from "../../src/tensor/tensor.ts";
 import { mirrored, ptr } from "./mirrors.ts";
@@ -121,7 +122,10 @@ function builtLibrary(): Promise<string> {
     case "emu":
       return buildEmulator({ quiet: true });
     case "cuda":
-      return buildCuda({ quiet: true });
+      // Machines with a GPU often have no compiler: then the library is the one that was brought there.
+      return findNvcc() && !process.env.KOALA_PREBUILT
+        ? buildCuda({ quiet: true })
+        : Promise.resolve(libraryPath("cuda"));
     default:
       return Promise.resolve(backend);
   }
