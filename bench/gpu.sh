@@ -115,9 +115,10 @@ cuda_tool() {
 library=build/libkoala_cuda.so
 case "$device" in
   cuda*)
-    why="as asked"
-    [ -n "${KOALA_PREBUILT:-}" ] || [ -n "$(cuda_tool nvcc)" ] || why="nvcc was not found"
-    if [ "$why" = "as asked" ] && [ -z "${KOALA_PREBUILT:-}" ]; then run build 120 ours "$bun" ffi/build.ts --cuda
+    why=
+    [ -z "${KOALA_PREBUILT:-}" ] || why="as asked"
+    [ -n "$why" ] || [ -n "$(cuda_tool nvcc)" ] || why="nvcc was not found"
+    if [ -z "$why" ]; then run build 120 ours "$bun" ffi/build.ts --cuda
     elif [ -f "$library" ]; then
       note build "$why: $library of $(date -u -r "$library" '+%Y-%m-%d %H:%M') UTC is taken as it came (sha256 $(sha256sum "$library" | cut -c 1-12))"
     else
@@ -191,6 +192,11 @@ full() {
   ours "training 13b" 70 training --shape llama-13b --layers 40 --rows 1 --tokens 2048 --steps 1 --recompute block
   ours ranks 60 ranks --ranks 8 --kill
   ours "inference 13b" 40 inference --shape llama-13b --batch 32 --prefill 0
+  if [ -z "${KOALA_GEMM:-}" ]; then
+    export KOALA_GEMM=own
+    ours "ops, own products" 30 ops --shape llama-7b --tokens 32,2048
+    unset KOALA_GEMM
+  fi
   ours "collectives nccl" 40 collectives --world 2 --through nccl
   ours "inference 7b, f8 cache" 40 inference --shape llama-7b --batch 32,128 --prefill 0 --cache f8
   ours "inference 7b, q8" 40 inference --shape llama-7b --batch 1,32 --prefill 0 --weights q8

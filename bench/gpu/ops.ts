@@ -1,6 +1,6 @@
 /** The ops that take a model's time, at its real dimensions: error against float64, and share of the measured limit.
  *  usage: bun bench/gpu/ops.ts [--device cuda:0] [--shape llama-7b] [--tokens 1,32,2048] [--context 1024]
- *  Large outputs are compared at some places only; small sizes and all other ops are compared whole in test/ffi. */
+ *  Large outputs are compared at some places only; small sizes and all other ops are compared whole in test/ffi (tests.ts). */
 import { parseArgs } from "node:util";
 import { configOf, openBenchDevice, put, time } from "./bench_device.ts";
 import { attentionOp, matmulOp, type OpCase, rmsNormOp, siluMulOp } from "./op_cases.ts";
@@ -15,6 +15,9 @@ const { values } = parseArgs({
     repeat: { type: "string", default: "11" },
   },
 });
+
+/** Who multiplies, where that was asked for: cublaslt or own. */
+const products = process.env.KOALA_GEMM ? `, products by ${process.env.KOALA_GEMM}` : "";
 
 /** Calls are timed in blocks of about so long. */
 const blockSeconds = 0.003;
@@ -56,12 +59,18 @@ function run(make: (memory: OpMemory) => OpCase): void {
   memory.close();
   put({
     step: "ops",
-    what: `${op.name}, error`,
+    what: `${op.name}${products}, error`,
     value: error,
     unit: "rel. L2",
     bar: { most: errorBar[op.dtype] },
   });
-  put({ step: "ops", what: `${op.name}, calls`, value: 1 / seconds, unit: "1/s", limit: 1 / limit });
+  put({
+    step: "ops",
+    what: `${op.name}${products}, calls`,
+    value: 1 / seconds,
+    unit: "1/s",
+    limit: 1 / limit,
+  });
 }
 
 function relativeError(actual: number[], expected: number[]): number {

@@ -18,6 +18,7 @@ const files = [
   "ffi/contrast",
   "ffi/pack",
   "ffi/errors",
+  "ffi/gpu_bits",
   "engine/llama_runner",
   "train/golden",
 ];

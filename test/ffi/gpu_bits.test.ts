@@ -1,12 +1,14 @@
-/** Ops whose results are the same bits on the CPU and on a GPU: a run may move between them. On the emulator. */
+/** Ops whose results are the same bits on the CPU and on a GPU: a run may move between them. On the emulator, or with
+ *  KOALA_TEST_LIBRARY=cuda on a GPU. */
 import { describe, expect, test } from "bun:test";
 import type { Pointer } from "bun:ffi";
 import { buildNative } from "../../ffi/build.ts";
 import { buildEmulator } from "../../ffi/build_gpu.ts";
+import { libraryPath } from "../../src/tensor/library.ts";
 import { loadNative, type Native } from "../../src/tensor/native.ts";
 import { dtypeCode } from "../../src/tensor/tensor.ts";
 import { mirrored } from "./mirrors.ts";
-import { encode, ptr, Random } from "./target.ts";
+import { encode, native, onGpu, ptr, Random } from "./target.ts";
 
 const minutes = 60_000;
 
@@ -25,8 +27,8 @@ let opened: { cpu: Backend; gpu: Backend } | null = null;
 
 async function backends() {
   opened ??= {
-    cpu: open(loadNative(await buildNative())),
-    gpu: open(mirrored(loadNative(await buildEmulator({ quiet: true })))),
+    cpu: open(loadNative(process.env.KOALA_PREBUILT ? libraryPath("cpu") : await buildNative())),
+    gpu: open(onGpu ? native : mirrored(loadNative(await buildEmulator({ quiet: true })))),
   };
   return opened;
 }
