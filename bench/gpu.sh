@@ -80,7 +80,8 @@ run() {
   failed=failed
   [ "$whose" = peer ] && failed=
   if [ "$code" -eq 124 ] || [ "$code" -eq 137 ]; then why="stopped after $limit s"; else
-    why="ended with $code: $(grep -v '^ *at \|^$\|^Bun v' "$work/log" | tail -n 3)"
+    words=$(grep '^koala: \|[Ee]rror: ' "$work/log" | tail -n 1)
+    why="ended with $code: ${words:-$(grep -v '^ *at \|^$\|^Bun v' "$work/log" | tail -n 3)}"
   fi
   note "$step" "$why" $failed
   return 1

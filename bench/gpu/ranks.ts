@@ -108,7 +108,8 @@ async function koala(args: string[], variables: Record<string, string> = {}): Pr
     new Response(child.stdout).text(),
     new Response(child.stderr).text(),
   ]);
-  if ((await child.exited) !== 0) throw new Error(`koala ${args[0]} failed: ${errors.trim().slice(-400)}`);
+  if ((await child.exited) !== 0)
+    throw new Error(`koala ${args[0]} failed: ${errors.trim().split("\n").at(-1)}`);
   return out;
 }
 

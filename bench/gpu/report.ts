@@ -114,7 +114,9 @@ export function table(lines: Line[]): string {
     r.verdict,
   ]);
   const skipped = lines.flatMap((line) => ("skipped" in line ? [line] : []));
-  const width = Math.max(...[head, ...rows].map(([step = ""]) => step.length));
+  const width = Math.max(
+    ...[head, ...rows, ...skipped.map(({ step }) => [step])].map(([step = ""]) => step.length),
+  );
   return [
     ...aligned([head, ...rows]),
     ...skipped.map(

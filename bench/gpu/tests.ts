@@ -66,11 +66,11 @@ async function testFile(file: string): Promise<void> {
   put({
     step: values.named,
     what: `${file}, failed tests`,
-    // bun's own word counts as well: a file that cannot be loaded has no tests that fail.
-    value: code !== 0 && failed === 0 ? NaN : failed,
+    // A file that cannot be loaded has no tests that fail, and one that skips all shows nothing.
+    value: (code !== 0 && failed === 0) || !(passed > 0) ? NaN : failed,
     unit: "tests",
     bar: { most: 0 },
     note: [`${passed} passed`, seconds, ...(first ? [`first: ${first.slice(0, 120)}`] : [])].join(", "),
   });
-  if (failed > 0 || Number.isNaN(failed)) console.error(text.slice(-2000));
+  if (code !== 0) console.error(text.slice(-2000));
 }
