@@ -54,10 +54,10 @@ def inference(args):
     with torch.no_grad():
         ids = torch.randint(0, vocabulary, (1, args.prefill), device=device)
         seconds = timed(lambda: model(ids, logits_to_keep=1), repeat=7)
-        put("inference", f"{args.shape} prefill {args.prefill}", args.prefill, seconds, args)
+        put("inference", f"{args.shape} prefill {args.prefill}", args.prefill, seconds, compiled=False)
         for batch in map(int, args.batch.split(",")):
             seconds = decode(model, batch, args)
-            put("inference", f"{args.shape} decode x{batch}", batch, seconds, args)
+            put("inference", f"{args.shape} decode x{batch}", batch, seconds, args.compile)
 
 
 def decode(model, batch, args):
@@ -67,6 +67,8 @@ def decode(model, batch, args):
     prompt = torch.randint(0, model.config.vocab_size, (batch, args.context), device=device)
     # Filled row by row of the batch would take another cache; the whole batch at once takes the memory that it takes.
     model(prompt, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    # Otherwise a second batch size is compiled for all sizes at once, which is slower.
+    torch.compiler.reset()
     step = torch.compile(model.forward, mode="reduce-overhead", fullgraph=True) if args.compile else model.forward
     token = prompt[:, -1:].clone()
     position = torch.full((batch, 1), args.context, device=device)
@@ -98,7 +100,7 @@ def training(args):
     seconds = timed(step, repeat=5)
     layers = model.config.num_hidden_layers
     what = f"{args.shape} x{layers} layers, {args.rows} x {args.tokens} tokens, step"
-    put("training", what, args.rows * args.tokens, seconds, args)
+    put("training", what, args.rows * args.tokens, seconds, args.compile)
 
 
 def reference(args):
@@ -214,14 +216,14 @@ def timed(call, repeat, warm=3):
     return sorted(seconds)
 
 
-def put(step, what, tokens, seconds, args):
+def put(step, what, tokens, seconds, compiled):
     row = {
         "step": step,
         "what": what,
         "value": tokens / statistics.median(seconds),
         "unit": "tokens/s",
         "range": [tokens / seconds[-1], tokens / seconds[0]],
-        "peer": f"{peer}, {'compiled' if args.compile else 'eager'}",
+        "peer": f"{peer}, {'compiled' if compiled else 'eager'}",
     }
     print(json.dumps(row), flush=True)
 
