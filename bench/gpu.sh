@@ -15,8 +15,8 @@
 # training step under ncu, into FILE.ncu.txt. Both are CUDA's tools, take longer and are skipped where they are not there.
 #
 # What a machine needs: bun; this tree with node_modules and build/; an NVIDIA driver. With nvcc of CUDA 13 and a C++ compiler the
-# libraries are built there; without nvcc, or with --prebuilt, build/libkoala_cuda.so and build/libkoala_cpu.so are taken as they came (made before by
-# `bun ffi/build.ts --cuda`). cuBLASLt and NCCL are found in Python's packages (nvidia-cublas, nvidia-nccl-cu13, which torch brings)
+# libraries are built there; without nvcc, or with --prebuilt, build/libkoala_cuda.so and build/libkoala_cpu.so are taken as they
+# came (made before by `bun ffi/build.ts --cuda`). cuBLASLt and NCCL are found in Python's packages (nvidia-cublas, nvidia-nccl-cu13, which torch brings)
 # or in KOALA_CUDA_LIBS; the peers are torch and transformers, and jax, of --python. NCCL takes two ranks on one GPU from 2.30 on.
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -199,9 +199,9 @@ full() {
     unset KOALA_GEMM
   fi
   ours "collectives nccl" 40 collectives --world 2 --through nccl
-  ours "inference 7b, f8 cache" 40 inference --shape llama-7b --batch 32,128 --prefill 0 --cache f8
-  ours "inference 7b, q8" 40 inference --shape llama-7b --batch 1,32 --prefill 0 --weights q8
-  ours "inference 7b, q4" 40 inference --shape llama-7b --batch 1,32 --prefill 0 --weights q4
+  ours "inference 7b, fp8 cache" 40 inference --shape llama-7b --batch 32,128 --prefill 0 --cache fp8
+  ours "inference 7b, int8" 40 inference --shape llama-7b --batch 1,32 --prefill 0 --weights int8
+  ours "inference 7b, int4" 40 inference --shape llama-7b --batch 1,32 --prefill 0 --weights int4
   ours "inference 7b without graphs" 30 inference --shape llama-7b --batch 1 --prefill 0 --no-graphs
   # shellcheck disable=SC2086
   jax 90 $seven
@@ -223,10 +223,10 @@ tiny() {
     jax 60 $small
   }
   parity 60 --shape tiny 2 32
-  for weights in q8 q4; do
-    ours "inference $weights" 30 inference --shape tiny --batch 2 --context 24 --prefill 0 --repeat 3 --weights $weights
+  for variant in "--weights int8" "--weights int4" "--cache fp8" --no-graphs; do
+    # shellcheck disable=SC2086
+    ours "inference $variant" 30 inference --shape tiny --batch 2 --context 24 --prefill 0 --repeat 3 $variant
   done
-  ours "inference f8 cache" 30 inference --shape tiny --batch 2 --context 24 --prefill 0 --repeat 3 --cache f8
   case "$device" in
     cpu) ours ranks 60 ranks --ranks 2 --steps 3 --kill ;;
     *) ours ranks 60 ranks --ranks 2 --steps 1 ;;

@@ -1,6 +1,6 @@
 /** Prefill and decode at a model's real dimensions with random weights, beside what the measured rates allow.
  *  usage: bun bench/gpu/inference.ts [--device cuda:0] [--shape llama-7b] [--batch 1,8,32] [--context 1024] [--prefill 2048]
- *         [--weights bf16|q8|q4] [--cache bf16|f8] [--no-graphs]
+ *         [--weights bf16|int8|int4] [--cache bf16|fp8] [--no-graphs]
  *  A step is timed from the call to its sampled ids on the host. The cache holds what prefill wrote, of every sequence its own. */
 import { parseArgs } from "node:util";
 import { LlamaRunner } from "../../src/engine/llama_runner.ts";
@@ -27,13 +27,13 @@ const { values } = parseArgs({
     "no-graphs": { type: "boolean", default: false },
   },
 });
-const weightType = oneOf("weights", ["bf16", "q8", "q4"] as const);
-const cacheType = oneOf("cache", ["bf16", "f8"] as const);
+const weightType = typeOf("weights", { bf16: "bf16", int8: "q8", int4: "q4" } as const);
+const cacheType = typeOf("cache", { bf16: "bf16", fp8: "f8" } as const);
 const graphs = !values["no-graphs"];
 /** What is not as usual, behind each test's name. */
 const variant = [
-  weightType === "bf16" ? "" : ` ${weightType}`,
-  cacheType === "bf16" ? "" : ` ${cacheType} cache`,
+  values.weights === "bf16" ? "" : `, ${values.weights}`,
+  values.cache === "bf16" ? "" : `, ${values.cache} cache`,
   graphs ? "" : " without graphs",
 ].join("");
 
@@ -92,13 +92,15 @@ function whatIsMissing(): string | null {
   } catch (error) {
     return (error as Error).message;
   }
-  return graphs || "hasGraphs" in bench.device ? null : "this device runs nothing from graphs";
+  const hasGraphs = "hasGraphs" in bench.device && bench.device.hasGraphs === true;
+  return graphs || hasGraphs ? null : "this device runs nothing from graphs";
 }
 
-function oneOf<Name extends string>(flag: "weights" | "cache", names: readonly Name[]): Name {
-  const name = names.find((each) => each === values[flag]);
-  if (name === undefined) throw new Error(`--${flag} ${values[flag]} is not one of ${names.join(", ")}.`);
-  return name;
+function typeOf<Type>(flag: "weights" | "cache", types: Record<string, Type>): Type {
+  const type = types[values[flag]];
+  if (type === undefined)
+    throw new Error(`--${flag} ${values[flag]} is not one of ${Object.keys(types).join(", ")}.`);
+  return type;
 }
 
 function row(sequence: number, past: number, count: number): StepRow {

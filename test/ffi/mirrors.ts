@@ -2,8 +2,7 @@
  *  call and fetched after it, whatever it returned.
  *
  *  Always: what a kernel is given is memory of the device, so that tests hold on GPUs that do not reach the host's. Arrays of
- *  one buffer lie in one copy, as far apart as in the buffer. While a graph is recorded nothing is sent or fetched: its ops must
- *  have run once before, and a launch sends and fetches all that they were given. */
+ *  one buffer lie in one copy, as far apart as in the buffer. Graphs name memory that stays: they are recorded without arrays. */
 import { type Pointer, ptr as addressOf } from "bun:ffi";
 import { declarations, type Native } from "../../src/tensor/native.ts";
 
@@ -18,9 +17,6 @@ interface Mirror {
 interface Device {
   mirrors: Map<ArrayBufferLike, Mirror>;
   bytes: number;
-  recording: boolean;
-  /** What ops of graphs were given. */
-  recorded: Set<Mirror>;
 }
 
 /** Mirrors that outlive their call are for the next one; beyond this they are freed. */
@@ -66,20 +62,6 @@ export function mirrored(native: Native): Native {
     if (--open === 0) arrays.clear();
     return native.koala_device_close(dev as Pointer);
   };
-  wrapped.koala_graph_begin = (dev) => {
-    deviceOf(dev).recording = true;
-    return native.koala_graph_begin(dev as Pointer);
-  };
-  wrapped.koala_graph_end = (dev, out) => {
-    deviceOf(dev).recording = false;
-    return native.koala_graph_end(dev as Pointer, out as Pointer);
-  };
-  wrapped.koala_graph_launch = (dev, graph) => {
-    const { recorded } = deviceOf(dev);
-    return around(native, dev as Pointer, recorded, () =>
-      native.koala_graph_launch(dev as Pointer, graph as Pointer),
-    );
-  };
   return wrapped as unknown as Native;
 }
 
@@ -94,13 +76,8 @@ function onMirrors(native: Native, call: Call, places: number[], args: unknown[]
     args[place] = Number(mirror.memory) + Number(args[place]) - Number(mirror.host);
     named.add(mirror);
   }
-  const device = deviceOf(dev);
-  if (device.recording) {
-    for (const mirror of named) device.recorded.add(mirror);
-    return call(...args);
-  }
   const status = around(native, dev, named, () => call(...args));
-  if (device.bytes > bytesMost && device.recorded.size === 0) release(native, dev);
+  if (deviceOf(dev).bytes > bytesMost) release(native, dev);
   return status;
 }
 
@@ -120,10 +97,6 @@ function mirrorOf(native: Native, dev: Pointer, buffer: ArrayBufferLike): Mirror
   const device = deviceOf(dev);
   const known = device.mirrors.get(buffer);
   if (known) return known;
-  if (device.recording)
-    throw new Error(
-      "An op is recorded with an array that no op before was given, so that no copy of it can be made.",
-    );
   const bytes = buffer.byteLength;
   const out = new BigUint64Array(1);
   must(native, native.koala_memory_alloc(dev, addressOf(out), bytes));
@@ -144,7 +117,7 @@ function release(native: Native, dev: Pointer): void {
 function deviceOf(dev: unknown): Device {
   const known = devices.get(Number(dev));
   if (known) return known;
-  const device = { mirrors: new Map(), bytes: 0, recording: false, recorded: new Set<Mirror>() };
+  const device = { mirrors: new Map(), bytes: 0 };
   devices.set(Number(dev), device);
   return device;
 }
