@@ -49,10 +49,21 @@ export interface DeviceEvent {
 /** Ops of the CPU are over when they return. */
 const past: DeviceEvent = { wait() {} };
 
+/** The end of what a GPU was told so far. Whoever queues work behind it on the same device need not wait. */
+export class QueuedWork implements DeviceEvent {
+  constructor(readonly device: Device) {}
+
+  /** Waits for what was called since as well. */
+  wait(): void {
+    this.device.waitForOps();
+  }
+}
+
 export class Device {
   readonly info: DeviceInfo;
   /** Kept alive for the native side. */
   private readonly records: Uint8Array[] = [];
+  private readonly word = new Float64Array(1);
 
   private constructor(
     readonly native: Native,
@@ -77,6 +88,11 @@ export class Device {
   /** Whether ops may read memory of this process: a mapped file, an array. A GPU's may not. */
   get readsHostMemory(): boolean {
     return !this.info.isa.startsWith("sm_");
+  }
+
+  /** Whether ops can be recorded as a Graph: those of GPUs only. */
+  get hasGraphs(): boolean {
+    return this.info.isa.startsWith("sm_");
   }
 
   /** Bytes that a GPU can still give; null where memory is the machine's. */
@@ -199,7 +215,13 @@ export class Device {
 
   /** The end of all ops that were called so far. */
   workSoFar(): DeviceEvent {
-    return past;
+    return this.readsHostMemory ? past : new QueuedWork(this);
+  }
+
+  /** Returns when no op runs any more. Throws NativeError where one failed that nobody waited for yet. */
+  waitForOps(): void {
+    // A copy to the host comes after everything that the device was told.
+    this.copy(ptr(this.word), ptr(this.word), this.word.byteLength);
   }
 
   /** Takes about a second. */
