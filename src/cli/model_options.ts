@@ -48,7 +48,10 @@ export function addModelFlags(command: Command): Command {
       "memory for the KV cache in GiB (default: of what is free a quarter, of a GPU's nine tenths)",
       number(0.001, 65536),
     )
-    .option("--no-graphs", "call a GPU's ops one by one also where a step only decodes; slower, for finding faults");
+    .option(
+      "--no-graphs",
+      "call a GPU's ops one by one also where a step only decodes; slower, for finding faults",
+    );
 }
 
 export function runnerOptions(directory: string, flags: ModelFlags): RunnerOptions {

@@ -72,7 +72,10 @@ export class BatchBuffers {
   /** Pages that the longest row needs. */
   pagesOf(rows: readonly BatchRow[]): number {
     const { pageSize } = this.limits;
-    return rows.reduce((most, row) => Math.max(most, Math.ceil((row.past + row.tokens.length) / pageSize)), 1);
+    return rows.reduce(
+      (most, row) => Math.max(most, Math.ceil((row.past + row.tokens.length) / pageSize)),
+      1,
+    );
   }
 
   /** `M` columns of the page table may be more than the rows need: results do not depend on it. */
