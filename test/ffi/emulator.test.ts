@@ -25,6 +25,7 @@ const groups: Record<string, { files: string[]; ordinary: string }> = {
     ordinary: "45, 33|48, 64|101 tokens|norms",
   },
   "tokens are drawn as the formula draws": { files: ["ffi/sample"], ordinary: "V=37|mask|penal|bias" },
+  "graphs repeat their ops": { files: ["ffi/graphs", "engine/decode_graphs"], ordinary: "" },
   "models serve as PyTorch does": {
     files: ["engine/llama_runner"],
     ordinary: "llama-gqa-rope3|qwen3-qknorm",
