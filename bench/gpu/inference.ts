@@ -42,16 +42,23 @@ const weights = randomWeights(bench.device, config, values.activations === "bf16
 const maxTokens = Math.max(prompt, context, ...batches);
 const model = new Llama(bench.device, config, weights, { maxTokens, positions: longest });
 const pagesEach = Math.ceil(longest / pageSize);
-const runner = new LlamaRunner(model, {
-  maxTokens,
-  maxRows: Math.max(...batches),
-  maxModelLen: longest,
-  pageSize,
-  pageCount: pagesEach * Math.max(...batches),
-});
+const open = (graphs: boolean): LlamaRunner =>
+  new LlamaRunner(model, {
+    maxTokens,
+    maxRows: Math.max(...batches),
+    maxModelLen: longest,
+    pageSize,
+    pageCount: pagesEach * Math.max(...batches),
+    graphs,
+  });
+let runner = open(true);
 if (prompt > 0) putPrefill();
-for (let sequence = 0; sequence < Math.max(...batches); sequence++) runner.step([row(sequence, 0, context)]);
-for (const batch of batches) putDecode(batch);
+putDecodes("");
+if (bench.device.hasGraphs) {
+  runner.close();
+  runner = open(false);
+  putDecodes(" without graphs");
+}
 runner.close();
 model.close();
 weights.close();
@@ -77,7 +84,13 @@ function putPrefill(): void {
   put(inTokens(`prefill ${prompt}`, prompt, seconds, limit, bars[`${values.shape} prefill`]));
 }
 
-function putDecode(batch: number): void {
+function putDecodes(how: string): void {
+  for (let sequence = 0; sequence < Math.max(...batches); sequence++)
+    runner.step([row(sequence, 0, context)]);
+  for (const batch of batches) putDecode(batch, how);
+}
+
+function putDecode(batch: number, how: string): void {
   let past = context;
   const seconds = time(
     () => {
@@ -87,7 +100,8 @@ function putDecode(batch: number): void {
     { repeat, warm },
   );
   const limit = batch / decodeSeconds(config, bench.rates, batch, context);
-  put(inTokens(`decode x${batch}`, batch, seconds, limit, bars[`${values.shape} decode x${batch}`]));
+  const what = `decode x${batch}${how}`;
+  put(inTokens(what, batch, seconds, limit, bars[`${values.shape} ${what}`]));
 }
 
 function step(rows: StepRow[]): void {

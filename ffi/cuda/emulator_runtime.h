@@ -38,7 +38,7 @@ struct cudaDeviceProp {
 };
 
 namespace emulator {
-struct Allocation { size_t bytes; cudaMemoryType type; uint64_t number; };
+struct Allocation { size_t bytes; cudaMemoryType type; uint64_t number = 0; };
 struct Memory {
   std::mutex mutex;
   std::map<uintptr_t, Allocation> allocations;  // by address
@@ -67,7 +67,8 @@ inline cudaError_t allocate(void** out, size_t bytes, cudaMemoryType type) {
   if (!*out) return cudaErrorMemoryAllocation;
   memset(*out, 0xff, std::min(bytes, (size_t)16 << 20));  // NaNs, where a test would look
   std::lock_guard<std::mutex> lock(memory.mutex);
-  memory.allocations[(uintptr_t)*out] = {bytes, type, ++memory.made};
+  Allocation& made = memory.allocations[(uintptr_t)*out] = {bytes, type};
+  made.number = ++memory.made;
   return cudaSuccess;
 }
 inline cudaError_t release(void* p) {
@@ -132,4 +133,14 @@ inline cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* a, const void
   if (at != emulator::memory.allocations.end()) *a = {at->second.type, 0, (void*)p, (void*)p};
   return cudaSuccess;
 }
+inline cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
+inline cudaError_t cudaDeviceSynchronize() {
+  if (const cudaError_t status = emulator::forbidden()) return status;
+  return cudaPeekAtLastError();
+}
+inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned) { *e = nullptr; return cudaSuccess; }
+inline cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
+inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+inline cudaError_t cudaEventQuery(cudaEvent_t) { return cudaSuccess; }
 template <class F> inline cudaError_t cudaFuncSetAttribute(F*, cudaFuncAttribute, int) { return cudaSuccess; }

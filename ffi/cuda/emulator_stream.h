@@ -11,6 +11,7 @@
 #include <functional>
 #include <tuple>
 
+enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone, cudaStreamCaptureStatusActive, cudaStreamCaptureStatusInvalidated };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal, cudaStreamCaptureModeRelaxed };
 
 namespace emulator {
@@ -108,17 +109,6 @@ inline cudaError_t cudaStreamSynchronize(cudaStream_t s) {
   if (s && s->capture) return emulator::spoil(s->capture);
   return cudaPeekAtLastError();
 }
-inline cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t, unsigned) { return s && s->capture ? emulator::spoil(s->capture) : cudaSuccess; }
-inline cudaError_t cudaDeviceSynchronize() {
-  if (const cudaError_t status = emulator::forbidden()) return status;
-  return cudaPeekAtLastError();
-}
-inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned) { *e = nullptr; return cudaSuccess; }
-inline cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
-/** A GPU lets a capture spread to other streams by events; nobody here means that. */
-inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t s) { return s && s->capture ? emulator::spoil(s->capture) : cudaSuccess; }
-inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return emulator::forbidden(); }
-inline cudaError_t cudaEventQuery(cudaEvent_t) { return emulator::forbidden(); }
 
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t n, cudaMemcpyKind, cudaStream_t s) {
   if (s && s->capture) {
@@ -164,6 +154,11 @@ inline cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t* graph) {
   const bool spoiled = c->spoiled;
   delete c;
   return spoiled ? emulator::last_status = cudaErrorStreamCaptureInvalidated : cudaSuccess;
+}
+inline cudaError_t cudaStreamIsCapturing(cudaStream_t s, cudaStreamCaptureStatus* status) {
+  const emulator::Capture* c = s ? s->capture : nullptr;
+  *status = !c ? cudaStreamCaptureStatusNone : c->spoiled ? cudaStreamCaptureStatusInvalidated : cudaStreamCaptureStatusActive;
+  return cudaSuccess;
 }
 inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long = 0) {
   *exec = new emulated_graph(*graph);
