@@ -59,7 +59,9 @@ int32_t koala_graph_end(koala_device* dev, koala_graph** out) {
   int32_t result = 0;
   if (status != cudaSuccess) {
     cudaGetLastError();
-    if (out) result = fail("koala_graph_end: what was recorded is no graph: %s (%s).", cudaGetErrorString(status), cudaGetErrorName(status));
+    if (out)
+      result = fail("koala_graph_end: what was recorded is no graph: %s (%s).", cudaGetErrorString(status),
+          cudaGetErrorName(status));
   } else if (out && dev->incomplete) {
     result = fail("koala_graph_end: an op failed in the recording, and the graph would lack it.");
   } else if (out) {
