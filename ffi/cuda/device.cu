@@ -1,5 +1,5 @@
 // Opens a GPU and owns its stream and scratch; memory, copies and mapped files.
-#include "cublaslt.cuh"
+#include "cublaslt_device.cuh"
 #include "device.cuh"
 
 #include <errno.h>
@@ -53,14 +53,7 @@ int32_t prepare(koala_device* dev) {
   REQUIRE_CUDA("device_open", cudaMallocHost(&dev->faults, sizeof(Faults)));
   memset((void*)dev->faults, 0, sizeof(Faults));
   const char* sync = getenv("KOALA_SYNC");
-  if (const CublasLt* lt = cublaslt_library()) {
-    const int status = lt->Create(&dev->cublaslt);
-    REQUIRE(status == 0, "koala_device_open: cuBLASLt does not start (%s).", lt->GetStatusString(status));
-  }
-  const char* gemm = getenv("KOALA_GEMM");
-  REQUIRE(!gemm || !*gemm || !strcmp(gemm, "own") || dev->cublaslt,
-      "KOALA_GEMM is \"%s\", and %s. Unset it to multiply with kernels of our own.", gemm,
-      strcmp(gemm, "cublaslt") ? "there are own and cublaslt" : "cuBLASLt was not found; name its folder in KOALA_CUDA_LIBS");
+  if (cublaslt_open(dev, properties.name)) return -1;
   dev->synchronous = sync && *sync && strcmp(sync, "0") != 0;
   return 0;
 }
@@ -267,7 +260,7 @@ int32_t koala_device_close(koala_device* dev) {
   cudaFree(dev->scratch);
   if (dev->staging) cudaFreeHost(dev->staging);
   if (dev->faults) cudaFreeHost(dev->faults);
-  if (dev->cublaslt) cublaslt_library()->Destroy(dev->cublaslt);
+  cublaslt_close(dev);
   if (dev->stream) cudaStreamDestroy(dev->stream);
   cudaGetLastError();
   free(dev);
@@ -283,8 +276,8 @@ int32_t koala_device_info(koala_device* dev, char* json, int32_t bytes) {
   REQUIRE_CUDA("device_info", cudaSetDevice(dev->ordinal));
   REQUIRE_CUDA("device_info", cudaMemGetInfo(&free_bytes, &total));
   const int n = snprintf(json, bytes > 0 ? bytes : 0,
-      "{\"name\":\"%s\",\"isa\":\"sm_%d\",\"threads\":%d,\"memory_bytes\":%.0f,\"free_bytes\":%.0f}",
-      properties.name, dev->architecture, dev->processors, (double)total, (double)free_bytes);
+      "{\"name\":\"%s\",\"isa\":\"sm_%d\",\"threads\":%d,\"memory_bytes\":%.0f,\"free_bytes\":%.0f,\"gemm\":\"%s\"}",
+      properties.name, dev->architecture, dev->processors, (double)total, (double)free_bytes, dev->gemm);
   REQUIRE(n < bytes, "koala_device_info: the description takes %d bytes and the buffer has %d.", n + 1, bytes);
   return 0;
 }

@@ -57,7 +57,8 @@ struct koala_device {
   koala_graph* graphs = nullptr;  // that live
   char* staging = nullptr;  // page-locked memory that small uploads pass through
   size_t staged = 0;
-  void* cublaslt = nullptr;  // handle of cuBLASLt, where KOALA_GEMM asked for it and it was found
+  struct LtDevice* cublaslt = nullptr;  // nullptr: all products are made by kernels of our own
+  char gemm[160] = "";      // who makes products, in words
   int processors = 0;       // streaming multiprocessors
   int architecture = 0;     // 90: sm_90
   size_t shared_bytes = 0;  // that a block may have

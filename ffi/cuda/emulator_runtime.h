@@ -3,6 +3,7 @@
 // Everything has happened when a call returns, unless it was captured (emulator_stream.h). cudaPointerGetAttributes knows
 // what cudaMalloc and cudaMallocHost gave and calls the rest the host's, as a GPU without shared page tables would.
 #pragma once
+#include <time.h>
 #include <unistd.h>
 
 #include <map>
@@ -25,9 +26,9 @@ enum cudaError_t {
 enum cudaMemcpyKind { cudaMemcpyHostToHost, cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice, cudaMemcpyDefault };
 enum cudaMemoryType { cudaMemoryTypeUnregistered, cudaMemoryTypeHost, cudaMemoryTypeDevice, cudaMemoryTypeManaged };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
-enum { cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaHostAllocMapped = 2, cudaHostRegisterPortable = 1 };
+enum { cudaStreamNonBlocking = 1, cudaEventDefault = 0, cudaEventDisableTiming = 2, cudaHostAllocMapped = 2, cudaHostRegisterPortable = 1 };
 typedef struct emulated_stream* cudaStream_t;
-typedef struct emulated_event* cudaEvent_t;
+typedef struct emulated_event { double ms; }* cudaEvent_t;
 
 struct cudaPointerAttributes { cudaMemoryType type; int device; void* devicePointer; void* hostPointer; };
 struct cudaDeviceProp {
@@ -138,9 +139,16 @@ inline cudaError_t cudaDeviceSynchronize() {
   if (const cudaError_t status = emulator::forbidden()) return status;
   return cudaPeekAtLastError();
 }
-inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned) { *e = nullptr; return cudaSuccess; }
-inline cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
-inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
+/** Marks processor time of this thread, so that nothing else that runs here counts; one that is not for timing is nothing. */
+inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned flags) { *e = flags & cudaEventDisableTiming ? nullptr : (cudaEvent_t)calloc(1, sizeof **e); return cudaSuccess; }
+inline cudaError_t cudaEventDestroy(cudaEvent_t e) { free(e); return cudaSuccess; }
+inline cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t) {
+  timespec t;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  if (e) e->ms = t.tv_sec * 1e3 + t.tv_nsec * 1e-6;
+  return cudaSuccess;
+}
+inline cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t start, cudaEvent_t end) { *ms = (float)(end->ms - start->ms); return cudaSuccess; }
 inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
 inline cudaError_t cudaEventQuery(cudaEvent_t) { return cudaSuccess; }
 template <class F> inline cudaError_t cudaFuncSetAttribute(F*, cudaFuncAttribute, int) { return cudaSuccess; }

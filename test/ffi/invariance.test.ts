@@ -23,7 +23,7 @@ const bits = (values: Elements) =>
 
 for (const isa of availableIsas()) {
   describe(`results on ${isa}`, () => {
-    const targets = [1, 2].map((threads) => Target.open({ isa, threads }));
+    const targets = [1, 2].map((threads) => Target.open({ isa, threads, ownProducts: true }));
     afterAll(() => targets.forEach((target) => target.close()));
 
     for (const [wtype, dtype] of [
