@@ -87,7 +87,7 @@ export async function loadRunner(
     maxModelLen: cache.maxModelLen,
     maxSequences: options.maxSequences,
     dtype: { f32: "float32", bf16: "bfloat16", f64: "float64" }[compute],
-    device: `${device.info.name} (${device.info.isa}, ${device.info.threads} ${device.readsHostMemory ? "threads" : "multiprocessors"})`,
+    device: device.description,
     parameterCount: weights.parameterCount,
     weightBytes: weights.bytes,
     cacheBytes: runner.cacheBytes,

@@ -18,6 +18,8 @@ export interface DeviceInfo {
   memory_bytes: number;
   /** Of a GPU: what it can still give. */
   free_bytes?: number;
+  /** Of a GPU: who makes its large products, as "cuBLASLt 13.1.0" or "own kernels". */
+  gemm?: string;
 }
 
 /** Measured peaks of this machine, in GB/s and GFLOP/s. */
@@ -83,6 +85,13 @@ export class Device {
 
   close(): void {
     this.check("koala_device_close", this.native.koala_device_close(this.handle));
+  }
+
+  /** For logs: the processor, and on a GPU who makes its products. */
+  get description(): string {
+    const { name, isa, threads, gemm } = this.info;
+    const units = this.readsHostMemory ? "threads" : "multiprocessors";
+    return `${name} (${isa}, ${threads} ${units}${gemm === undefined ? "" : `, products by ${gemm}`})`;
   }
 
   /** Whether ops may read memory of this process: a mapped file, an array. A GPU's may not. */

@@ -156,6 +156,7 @@ export class Trainer {
       parameters: this.memory.base.layout.parameterCount,
       trainedParameters: this.memory.trained.layout.parameterCount,
       memoryBytes: Object.values(this.memory.bytes).reduce((a, b) => a + b, 0),
+      device: this.ops.device.description,
     });
     const clock = new Clock();
     while (this.step < this.order.steps) {
