@@ -12,10 +12,9 @@ const name = "A--GPU--90-s-sm90-130100.txt";
 
 beforeAll(() => {
   if (skipped) return;
-  const made = Bun.spawnSync([
-    ...[compiler, "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-x", "c++"],
-    ...[join(import.meta.dir, "gemm_cache_rank.cc"), "-o", program],
-  ]);
+  const source = join(import.meta.dir, "gemm_cache_rank.cc");
+  const flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-x", "c++"];
+  const made = Bun.spawnSync([compiler, ...flags, source, "-o", program]);
   if (made.exitCode !== 0) throw new Error(made.stderr.toString());
 });
 
