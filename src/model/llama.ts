@@ -15,7 +15,7 @@ export type Attend = (y: Tensor, qkv: Tensor, batch: Batch, layer: number) => vo
 export class Llama {
   readonly ops: Ops;
   readonly heads: Heads;
-  /** Element type of activations: float32 also over bfloat16 weights. */
+  /** Element type of activations (activationTypeOf in weights.ts); logits are float32, or float64 beside float64. */
   readonly dtype: DType;
   private readonly buffers: Record<"x" | "h" | "qkv" | "attended" | "gateUp" | "gated", Tensor>;
   private readonly rope: Tensor;
@@ -58,7 +58,7 @@ export class Llama {
     return h;
   }
 
-  /** logits [R, V] of the hidden states of R rows. */
+  /** logits [R, V] of the hidden states of R rows, both of one type. */
   head(logits: Tensor, hidden: Tensor): void {
     this.ops.matmul(logits, hidden, this.weights.head);
   }
