@@ -81,6 +81,15 @@ const mutations: Mutation[] = [
     always: true,
   },
   {
+    name: "a norm of what was there before the sum",
+    file: "norm.cu",
+    unit: "norm",
+    test: "ops",
+    pattern: "add_rms_norm",
+    from: "v[j] += w[j];\n    store_some(row, v, i, D, wide);",
+    to: "v[j] += 0 * w[j];\n    store_some(row, v, i, D, wide);",
+  },
+  {
     name: "a warp sum without its last step",
     file: "kernels.cuh",
     unit: "norm",
