@@ -100,13 +100,22 @@ const mutations: Mutation[] = [
   },
   {
     name: "an angle of the next pair",
-    file: "rope.cu",
+    file: "rope.cuh",
     unit: "rope",
     test: "ops",
     pattern: "rope",
     from: "((int64_t)position * half + i) * 2",
     to: "((int64_t)position * half + i + 1) * 2",
     always: true,
+  },
+  {
+    name: "eight pairs with the angles of the first four twice",
+    file: "rope.cuh",
+    unit: "rope",
+    test: "ops",
+    pattern: "rope",
+    from: "load_8(angles + ROPE_PAIRS, angle + ROPE_PAIRS);",
+    to: "load_8(angles + ROPE_PAIRS, angle);",
   },
   {
     name: "a transposition that reads too early",
