@@ -2,7 +2,7 @@
 //
 // A thread turns one pair, or eight that lie side by side, read 16 bytes at a time. Angles come from a table, since sine and
 // cosine of large angles spill registers.
-// budget k_rope: registers 64, shared 0
+// budget k_rope: registers 40, shared 0
 #pragma once
 #include "kernels.cuh"
 

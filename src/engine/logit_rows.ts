@@ -20,8 +20,6 @@ export const topLogprobsMax = 64;
 export class LogitRows {
   private readonly arena: Arena;
   private readonly hidden: Tensor;
-  /** Bfloat16 hidden states as float32, which they are exact in: logits are float32, and a product's input has their type. */
-  private readonly widened: Tensor | null;
   private readonly logits: Tensor;
   /** Logits before penalties, where logprobs are asked for. */
   private readonly raw: Tensor;
@@ -39,7 +37,6 @@ export class LogitRows {
     const R = maxRows;
     const k = topLogprobsMax;
     const wide = model.dtype === "f64";
-    const narrow = model.dtype === "bf16";
     const shapes: [number[], DType][] = [
       [[R, D], model.dtype],
       [[R, V], "f32"],
@@ -51,14 +48,13 @@ export class LogitRows {
       [[R, k], "i32"],
       [[R, k], "f32"],
       ...(wide ? [[[R, V], "f64"] as [number[], DType]] : []),
-      ...(narrow ? [[[R, D], "f32"] as [number[], DType]] : []),
     ];
     const bytes = shapes.reduce(
       (sum, [shape, type]) => sum + aligned(shape.reduce((a, b) => a * b, 1) * bytesOf[type]),
       0,
     );
     this.arena = new Arena(model.device, "logits", bytes);
-    const [hidden, logits, raw, rowIndex, ids, logprobs, ranks, topIds, topLogprobs, other] = shapes.map(
+    const [hidden, logits, raw, rowIndex, ids, logprobs, ranks, topIds, topLogprobs, doubles] = shapes.map(
       ([shape, type]) => this.arena.tensor(shape, type),
     ) as [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | undefined];
     this.hidden = hidden;
@@ -67,8 +63,7 @@ export class LogitRows {
     this.rowIndex = rowIndex;
     this.ids = ids;
     this.out = { logprobs, ranks, topIds, topLogprobs };
-    this.wide = wide && other ? other : null;
-    this.widened = narrow && other ? other : null;
+    this.wide = doubles ?? null;
     this.staging = new Staging(model.device);
   }
 
@@ -128,10 +123,8 @@ export class LogitRows {
     const { device, ops } = this.model;
     const index = this.rowIndex.rows(rows.length);
     device.upload(index, Int32Array.from(rows));
-    const gathered = this.hidden.rows(rows.length);
-    ops.gatherRows(gathered, hidden, index);
-    const picked = this.widened?.rows(rows.length) ?? gathered;
-    if (picked !== gathered) ops.cast(picked, gathered);
+    const picked = this.hidden.rows(rows.length);
+    ops.gatherRows(picked, hidden, index);
     const logits = this.logits.rows(rows.length);
     if (!this.wide) {
       this.model.head(logits, picked);
