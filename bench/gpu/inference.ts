@@ -6,6 +6,7 @@ import { LlamaRunner } from "../../src/engine/llama_runner.ts";
 import { greedy, type StepRow } from "../../src/engine/runner.ts";
 import type { LlamaConfig } from "../../src/model/config.ts";
 import { Llama } from "../../src/model/llama.ts";
+import { activationTypeOf } from "../../src/model/weights.ts";
 import { type BenchDevice, configOf, openBenchDevice, put, type Row, time } from "./bench_device.ts";
 import { randomWeights } from "./random_weights.ts";
 
@@ -18,8 +19,6 @@ const { values } = parseArgs({
     /** 0: none. */
     prefill: { type: "string", default: "2048" },
     repeat: { type: "string", default: "15" },
-    /** Of activations; serving takes f32. */
-    activations: { type: "string", default: "f32" },
   },
 });
 
@@ -38,7 +37,7 @@ const [context, prompt, repeat] = [Number(values.context), Number(values.prefill
 const longest = Math.max(context + 2 * (repeat + warm), prompt) + pageSize;
 const bench = openBenchDevice(values.device);
 const config = configOf(values.shape, longest);
-const weights = randomWeights(bench.device, config, values.activations === "bf16" ? "bf16" : "f32");
+const weights = randomWeights(bench.device, config, activationTypeOf(bench.device, "bf16"));
 const maxTokens = Math.max(prompt, context, ...batches);
 const model = new Llama(bench.device, config, weights, { maxTokens, positions: longest });
 const pagesEach = Math.ceil(longest / pageSize);

@@ -55,7 +55,7 @@ export function planRun({ recipe, config, dataset, device, measure }: PlanOption
   const setup = setupOf(recipe, config, share);
   const bytes = planMemory(device, config, setup);
   const half = planMemory(device, config, { ...setup, activations: "bfloat16" });
-  const canHalve = setup.activations === "float32" && setup.precision !== "float32";
+  const canHalve = setup.activations === "float32" && setup.precision !== "float32" && sum(half) < sum(bytes);
   const order = new DataOrder(dataset, {
     sequenceLength: recipe.sequence_length,
     seed: recipe.seed,

@@ -345,7 +345,8 @@ export class Trainer {
 
 const contents = { sft: "single documents", dpo: "pairs", kto: "labelled answers" };
 
-/** Settings that decide what step N means: with others, a resumed run would be no continuation. */
+/** Settings that decide what step N means: with others, a resumed run would be no continuation. How it is computed (device,
+ *  activations, micro-batches) may change: then later steps have other roundings, and nothing else. */
 const lasting = ["seed", "method", "precision", "sequence_length", "rows_per_step", "lora"] as const;
 
 function refuseChanges(before: Recipe, now: Recipe, step: number): void {
