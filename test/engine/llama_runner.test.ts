@@ -106,6 +106,27 @@ describe.each([...families])("%s against PyTorch and transformers", (family) => 
     runner.close();
   });
 
+  test("sums of hidden states, logprobs and contrasted tokens in bfloat16 are those of float32, but for its rounding", async () => {
+    const runner = await openModel(familyDirectory(family), { dtype: "bfloat16" });
+    const [ids = [], other = []] = (await golden).ids("inputs.ids");
+    const run = (from: LlamaRunner) => {
+      const against = row(1, other, 0);
+      const contrast = { strength: 0.5, plausibility: 0.1, against };
+      const sample = { ...greedy, logprobs: 5 };
+      const [result] = from.step([row(0, ids, 0, { embed: true, sample, contrast }), against]);
+      return { sum: result?.hiddenSum as Float64Array, id: result?.id, logprob: result?.logprob };
+    };
+    const [want, got] = [run(await exact), run(runner)];
+    expect(cosine(Float32Array.from(got.sum), Float32Array.from(want.sum))).toBeGreaterThan(0.9995);
+    expect(got.id).toBe(want.id as number);
+    const probabilities = (list: [number, number][] = []) => new Map(list);
+    const known = probabilities(want.logprob?.top);
+    for (const [id, logprob] of probabilities(got.logprob?.top))
+      if (known.has(id)) expect(Math.abs(logprob - (known.get(id) as number))).toBeLessThan(0.1);
+    expect(known.has(got.logprob?.top[0]?.[0] as number)).toBe(true);
+    runner.close();
+  });
+
   test("32 greedy tokens are equal", async () => {
     const prompts = (await golden).ids("inputs.ids");
     const wanted = (await golden).ids("greedy.ids");
