@@ -79,7 +79,8 @@ export class Llama {
     return wide;
   }
 
-  /** x [T, D] <- x + attention(norm(x)); x <- x + mlp(norm(x)). */
+  /** x [T, D] <- x + attention(norm(x)); x <- x + mlp(norm(x)). The products add to x themselves: with the norm that follows,
+   *  4 T D elements move, and x is rounded once; a product of its own and addRmsNorm move 5 T D and round twice. */
   private block(x: Tensor, w: Block, batch: Batch, layer: number, attend: Attend): void {
     const { ops, heads, config } = this;
     const { T } = batch;

@@ -31,7 +31,7 @@ const groups: Record<string, { files: string[]; ordinary: string }> = {
     ordinary: "llama-gqa-rope3|qwen3-qknorm",
   },
   "models train as PyTorch does": { files: ["train/golden"], ordinary: "llama-gqa-rope3" },
-  "bfloat16 activations train": { files: ["train/bfloat16"], ordinary: "packed and apart|of LoRA" },
+  "bfloat16 activations train": { files: ["train/bfloat16"], ordinary: "packed and apart|of LoRA|of heads" },
 };
 
 describe.skipIf(absent !== "")(`on an emulated GPU${absent}`, () => {
