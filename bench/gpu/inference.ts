@@ -7,6 +7,7 @@ import { LlamaRunner } from "../../src/engine/llama_runner.ts";
 import { greedy, type StepRow } from "../../src/engine/runner.ts";
 import type { LlamaConfig } from "../../src/model/config.ts";
 import { Llama } from "../../src/model/llama.ts";
+import { activationTypeOf } from "../../src/model/weights.ts";
 import { type BenchDevice, configOf, openBenchDevice, put, type Row, time } from "./bench_device.ts";
 import { randomWeights } from "./random_weights.ts";
 
@@ -19,8 +20,6 @@ const { values } = parseArgs({
     /** 0: none. */
     prefill: { type: "string", default: "2048" },
     repeat: { type: "string", default: "15" },
-    /** Of activations; serving takes f32. */
-    activations: { type: "string", default: "f32" },
     /** Of matrices, and of keys and values. */
     weights: { type: "string", default: "bf16" },
     cache: { type: "string", default: "bf16" },
@@ -68,12 +67,7 @@ if (missing !== null) {
   put({ step: "inference", skipped: `${values.shape}${variant}: ${missing}` });
   process.exit(0);
 }
-const weights = randomWeights(
-  bench.device,
-  config,
-  values.activations === "bf16" ? "bf16" : "f32",
-  weightType,
-);
+const weights = randomWeights(bench.device, config, activationTypeOf(bench.device, "bf16"), weightType);
 const model = new Llama(bench.device, config, weights, { maxTokens, positions: longest });
 const runner = new LlamaRunner(model, limits);
 if (prompt > 0) putPrefill();

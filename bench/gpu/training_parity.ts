@@ -50,6 +50,7 @@ const setup = {
   positions: tokens,
   precision: "bf16",
   gradients: "bfloat16",
+  activations: device.readsHostMemory ? "float32" : "bfloat16",
 } as const;
 const memory = openMemory(device, config, setup);
 loadParameters(ops, memory.base, await openCheckpoint(folder), config);

@@ -1,8 +1,9 @@
 // The calls of the CUDA runtime that the host side makes, for the emulator: one device whose memory is this process's own.
 //
-// Everything has happened when a call returns, so streams and events are empty. cudaPointerGetAttributes knows what
-// cudaMalloc and cudaMallocHost gave and calls the rest the host's, as a GPU without shared page tables would.
+// Everything has happened when a call returns, unless it was captured (emulator_stream.h). cudaPointerGetAttributes knows
+// what cudaMalloc and cudaMallocHost gave and calls the rest the host's, as a GPU without shared page tables would.
 #pragma once
+#include <time.h>
 #include <unistd.h>
 
 #include <map>
@@ -15,15 +16,19 @@ enum cudaError_t {
   cudaErrorInvalidDevice = 101,
   cudaErrorNoDevice = 100,
   cudaErrorInsufficientDriver = 35,
+  cudaErrorIllegalState = 401,
   cudaErrorNotReady = 600,
-  cudaErrorLaunchFailure = 719
+  cudaErrorLaunchFailure = 719,
+  cudaErrorStreamCaptureUnsupported = 900,
+  cudaErrorStreamCaptureInvalidated = 901,
+  cudaErrorStreamCaptureWrongThread = 908
 };
 enum cudaMemcpyKind { cudaMemcpyHostToHost, cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice, cudaMemcpyDefault };
 enum cudaMemoryType { cudaMemoryTypeUnregistered, cudaMemoryTypeHost, cudaMemoryTypeDevice, cudaMemoryTypeManaged };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
-enum { cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaHostAllocMapped = 2, cudaHostRegisterPortable = 1 };
+enum { cudaStreamNonBlocking = 1, cudaEventDefault = 0, cudaEventDisableTiming = 2, cudaHostAllocMapped = 2, cudaHostRegisterPortable = 1 };
 typedef struct emulated_stream* cudaStream_t;
-typedef struct emulated_event* cudaEvent_t;
+typedef struct emulated_event { double ms; }* cudaEvent_t;
 
 struct cudaPointerAttributes { cudaMemoryType type; int device; void* devicePointer; void* hostPointer; };
 struct cudaDeviceProp {
@@ -34,53 +39,81 @@ struct cudaDeviceProp {
 };
 
 namespace emulator {
-struct Allocation { size_t bytes; cudaMemoryType type; };
+struct Allocation { size_t bytes; cudaMemoryType type; uint64_t number = 0; };
 struct Memory {
   std::mutex mutex;
   std::map<uintptr_t, Allocation> allocations;  // by address
+  uint64_t made = 0;  // the number of the youngest
 };
 inline Memory memory;
 inline thread_local char shown_error[400] = "no error";
+inline thread_local cudaError_t last_status = cudaSuccess;  // of calls, beside gpu->error of kernels
+
+/** The error of a call that may not be made while this thread captures; it spoils the capture, as on a GPU. */
+inline cudaError_t forbidden();
+
+/** The allocation that p points into, or end(); under the mutex. */
+inline std::map<uintptr_t, Allocation>::iterator allocation_of(uintptr_t p) {
+  auto at = memory.allocations.upper_bound(p);
+  if (at == memory.allocations.begin()) return memory.allocations.end();
+  --at;
+  return p < at->first + std::max<size_t>(at->second.bytes, 1) ? at : memory.allocations.end();
+}
 
 inline cudaError_t allocate(void** out, size_t bytes, cudaMemoryType type) {
   *out = nullptr;
+  if (const cudaError_t status = forbidden()) return status;
   if (bytes > (size_t)1 << 40) return cudaErrorMemoryAllocation;
   *out = allocate_exactly(256, bytes);
   if (!*out) return cudaErrorMemoryAllocation;
   memset(*out, 0xff, std::min(bytes, (size_t)16 << 20));  // NaNs, where a test would look
   std::lock_guard<std::mutex> lock(memory.mutex);
-  memory.allocations[(uintptr_t)*out] = {bytes, type};
+  Allocation& made = memory.allocations[(uintptr_t)*out] = {bytes, type};
+  made.number = ++memory.made;
   return cudaSuccess;
 }
 inline cudaError_t release(void* p) {
+  if (const cudaError_t status = forbidden()) return status;
   std::lock_guard<std::mutex> lock(memory.mutex);
   if (!p) return cudaSuccess;
   if (!memory.allocations.erase((uintptr_t)p)) return cudaErrorInvalidValue;
   free(p);
   return cudaSuccess;
 }
-/** The allocation that holds p, or nullptr. The caller has the lock. */
-inline const Allocation* find_allocation(const volatile void* p) {
-  auto at = memory.allocations.upper_bound((uintptr_t)p);
-  if (at == memory.allocations.begin()) return nullptr;
-  --at;
-  return (uintptr_t)p < at->first + std::max<size_t>(at->second.bytes, 1) ? &at->second : nullptr;
-}
 inline bool is_reachable(const volatile void* p) {
   std::lock_guard<std::mutex> lock(memory.mutex);
-  return find_allocation(p) != nullptr;
+  return allocation_of((uintptr_t)p) != memory.allocations.end();
 }
 }  // namespace emulator
 
-inline const char* cudaGetErrorName(cudaError_t e) { return e == cudaErrorMemoryAllocation ? "cudaErrorMemoryAllocation" : e ? "cudaErrorLaunchFailure" : "cudaSuccess"; }
-inline const char* cudaGetErrorString(cudaError_t e) { return e == cudaErrorMemoryAllocation ? "out of memory" : e == cudaErrorLaunchFailure ? emulator::shown_error : e ? "invalid value" : "no error"; }
+inline const char* cudaGetErrorName(cudaError_t e) {
+  switch (e) {
+    case cudaSuccess: return "cudaSuccess";
+    case cudaErrorMemoryAllocation: return "cudaErrorMemoryAllocation";
+    case cudaErrorStreamCaptureUnsupported: return "cudaErrorStreamCaptureUnsupported";
+    case cudaErrorStreamCaptureInvalidated: return "cudaErrorStreamCaptureInvalidated";
+    default: return "cudaErrorLaunchFailure";
+  }
+}
+inline const char* cudaGetErrorString(cudaError_t e) {
+  switch (e) {
+    case cudaSuccess: return "no error";
+    case cudaErrorMemoryAllocation: return "out of memory";
+    case cudaErrorLaunchFailure: return emulator::shown_error;
+    case cudaErrorStreamCaptureUnsupported: return "operation not permitted when stream is capturing";
+    case cudaErrorStreamCaptureInvalidated: return "operation failed due to a previous error during capture";
+    default: return "invalid value";
+  }
+}
 inline cudaError_t cudaGetLastError() {
-  if (!emulator::open_gpu()->error[0]) return cudaSuccess;
+  const cudaError_t status = emulator::last_status;
+  emulator::last_status = cudaSuccess;
+  if (!emulator::open_gpu()->error[0]) return status;
   memcpy(emulator::shown_error, emulator::gpu->error, sizeof emulator::shown_error);
   emulator::gpu->error[0] = 0;
   return cudaErrorLaunchFailure;
 }
-inline cudaError_t cudaPeekAtLastError() { return emulator::open_gpu()->error[0] ? cudaErrorLaunchFailure : cudaSuccess; }
+inline cudaError_t cudaPeekAtLastError() { return emulator::open_gpu()->error[0] ? cudaErrorLaunchFailure : emulator::last_status; }
 inline cudaError_t cudaDriverGetVersion(int* v) { *v = 13000; return cudaSuccess; }
 inline cudaError_t cudaRuntimeGetVersion(int* v) { *v = 13000; return cudaSuccess; }
 inline cudaError_t cudaGetDeviceCount(int* n) { *n = 1; return cudaSuccess; }
@@ -107,22 +140,26 @@ inline cudaError_t cudaHostUnregister(void* p) {
 }
 inline cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* a, const void* p) {
   std::lock_guard<std::mutex> lock(emulator::memory.mutex);
-  const emulator::Allocation* allocation = emulator::find_allocation(p);
+  const auto at = emulator::allocation_of((uintptr_t)p);
   *a = {cudaMemoryTypeUnregistered, 0, nullptr, (void*)p};
-  if (allocation) *a = {allocation->type, 0, (void*)p, (void*)p};
+  if (at != emulator::memory.allocations.end()) *a = {at->second.type, 0, (void*)p, (void*)p};
   return cudaSuccess;
 }
-inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t n, cudaMemcpyKind, cudaStream_t) { memmove(to, from, n); return cudaSuccess; }
-inline cudaError_t cudaMemcpy(void* to, const void* from, size_t n, cudaMemcpyKind) { memmove(to, from, n); return cudaSuccess; }
-inline cudaError_t cudaMemsetAsync(void* p, int value, size_t n, cudaStream_t) { memset(p, value, n); return cudaSuccess; }
-inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* s, unsigned) { *s = nullptr; return cudaSuccess; }
-inline cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
-inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaPeekAtLastError(); }
 inline cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
-inline cudaError_t cudaDeviceSynchronize() { return cudaPeekAtLastError(); }
-inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned) { *e = nullptr; return cudaSuccess; }
-inline cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
-inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaDeviceSynchronize() {
+  if (const cudaError_t status = emulator::forbidden()) return status;
+  return cudaPeekAtLastError();
+}
+/** Marks processor time of this thread, so that nothing else that runs here counts; one that is not for timing is nothing. */
+inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned flags) { *e = flags & cudaEventDisableTiming ? nullptr : (cudaEvent_t)calloc(1, sizeof **e); return cudaSuccess; }
+inline cudaError_t cudaEventDestroy(cudaEvent_t e) { free(e); return cudaSuccess; }
+inline cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t) {
+  timespec t;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  if (e) e->ms = t.tv_sec * 1e3 + t.tv_nsec * 1e-6;
+  return cudaSuccess;
+}
+inline cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t start, cudaEvent_t end) { *ms = (float)(end->ms - start->ms); return cudaSuccess; }
 inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
 inline cudaError_t cudaEventQuery(cudaEvent_t) { return cudaSuccess; }
 template <class F> inline cudaError_t cudaFuncSetAttribute(F*, cudaFuncAttribute, int) { return cudaSuccess; }

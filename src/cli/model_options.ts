@@ -16,9 +16,10 @@ export interface ModelFlags {
   maxStepTokens: number;
   cacheMemory?: number;
   maxLoras?: number;
+  graphs: boolean;
 }
 
-/** Adds --dtype, --device, --threads, --max-model-len, --max-sequences, --max-step-tokens, --cache-memory. */
+/** Adds --dtype, --device, --threads, --max-model-len, --max-sequences, --max-step-tokens, --cache-memory, --no-graphs. */
 export function addModelFlags(command: Command): Command {
   const d = defaultRunnerOptions;
   return command
@@ -46,6 +47,10 @@ export function addModelFlags(command: Command): Command {
       "--cache-memory <gib>",
       "memory for the KV cache in GiB (default: of what is free a quarter, of a GPU's nine tenths)",
       number(0.001, 65536),
+    )
+    .option(
+      "--no-graphs",
+      "call a GPU's ops one by one also where a step only decodes; slower, for finding faults",
     );
 }
 
@@ -65,6 +70,7 @@ export function runnerOptions(directory: string, flags: ModelFlags): RunnerOptio
     maxStepTokens: flags.maxStepTokens,
     cacheBytes: flags.cacheMemory === undefined ? null : flags.cacheMemory * 2 ** 30,
     maxAdapters: flags.maxLoras ?? defaultRunnerOptions.maxAdapters,
+    graphs: flags.graphs,
   };
 }
 

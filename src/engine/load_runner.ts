@@ -28,6 +28,8 @@ export interface RunnerOptions {
   cacheBytes: number | null;
   /** LoRA adapters that may be in memory together. */
   maxAdapters: number;
+  /** GPUs run steps that only decode from CUDA graphs. */
+  graphs: boolean;
 }
 
 export const defaultRunnerOptions: Omit<RunnerOptions, "directory"> = {
@@ -39,6 +41,7 @@ export const defaultRunnerOptions: Omit<RunnerOptions, "directory"> = {
   maxStepTokens: 512,
   cacheBytes: null,
   maxAdapters: 16,
+  graphs: true,
 };
 
 export type LoadProgress = (stage: string, done: number, total: number) => void;
@@ -76,6 +79,7 @@ export async function loadRunner(
     maxTokens: options.maxStepTokens,
     maxRows: Math.min(options.maxSequences, options.maxStepTokens),
     pageSize,
+    graphs: options.graphs,
     ...cache,
   });
   const info: EngineInfo = {
@@ -83,7 +87,7 @@ export async function loadRunner(
     maxModelLen: cache.maxModelLen,
     maxSequences: options.maxSequences,
     dtype: { f32: "float32", bf16: "bfloat16", f64: "float64" }[compute],
-    device: `${device.info.name} (${device.info.isa}, ${device.info.threads} ${device.readsHostMemory ? "threads" : "multiprocessors"})`,
+    device: device.description,
     parameterCount: weights.parameterCount,
     weightBytes: weights.bytes,
     cacheBytes: runner.cacheBytes,

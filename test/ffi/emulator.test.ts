@@ -25,11 +25,13 @@ const groups: Record<string, { files: string[]; ordinary: string }> = {
     ordinary: "45, 33|48, 64|101 tokens|norms",
   },
   "tokens are drawn as the formula draws": { files: ["ffi/sample"], ordinary: "V=37|mask|penal|bias" },
+  "graphs repeat their ops": { files: ["ffi/graphs", "engine/decode_graphs"], ordinary: "" },
   "models serve as PyTorch does": {
     files: ["engine/llama_runner"],
     ordinary: "llama-gqa-rope3|qwen3-qknorm",
   },
   "models train as PyTorch does": { files: ["train/golden"], ordinary: "llama-gqa-rope3" },
+  "bfloat16 activations train": { files: ["train/bfloat16"], ordinary: "packed and apart|of LoRA|of heads" },
 };
 
 describe.skipIf(absent !== "")(`on an emulated GPU${absent}`, () => {

@@ -21,6 +21,18 @@ const wrong: Record<string, [() => number, RegExp]> = {
     () => native.koala_rms_norm(dev, x, none, x, 1, 4, 1e-5, F32),
     /koala_rms_norm: x is a null pointer\./,
   ],
+  "a norm of a sum without what is added": [
+    () => native.koala_add_rms_norm(dev, x, x, none, x, 1, 4, 1e-5, F32),
+    /koala_add_rms_norm: delta is a null pointer\./,
+  ],
+  "a norm of a sum of no columns": [
+    () => native.koala_add_rms_norm(dev, x, x, x, x, 1, 0, 1e-5, F32),
+    /koala_add_rms_norm: D is 0 and must be positive\./,
+  ],
+  "a norm of a sum in f16": [
+    () => native.koala_add_rms_norm(dev, x, x, x, x, 1, 4, 1e-5, F16),
+    /koala_add_rms_norm: dtype is 3 \(f16\); f32, bf16 and f64 are supported\./,
+  ],
   "a null device": [
     () => native.koala_rms_norm(none, x, x, x, 1, 4, 1e-5, F32),
     /koala_rms_norm: dev is a null pointer\./,
