@@ -37,11 +37,50 @@ inline void load_scales(vf* scale, const f16* from) {
   }
 }
 
+// GCC converts bytes to 32 bits in one step only where it is told how.
+inline vi signed_bytes(const uint8_t* p) {
+#if KOALA_LEVEL >= 2
+  return (vi)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p));
+#elif KOALA_LEVEL == 1
+  return (vi)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p));
+#else
+  return __builtin_convertvector(read_bits<v8>(p), vi);
+#endif
+}
+inline vi bytes(const uint8_t* p) {
+#if KOALA_LEVEL >= 2
+  return (vi)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p));
+#elif KOALA_LEVEL == 1
+  return (vi)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p));
+#else
+  return __builtin_convertvector(read_bits<vu8>(p), vi);
+#endif
+}
+/** q - 8 of the low four bits of each lane. */
+inline vf nibbles(vi both) {
+#if KOALA_LEVEL >= 2
+  return (vf)_mm512_permutexvar_ps((__m512i)both, _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7));
+#else
+  return __builtin_convertvector((both & 15) - 8, vf);
+#endif
+}
+
+/** Stores vectors side by side: two at a time where the processor rounds two at a time. */
+template <int N> inline void store_all(bf16* out, const vf (&v)[N]) {
+#if KOALA_LEVEL >= 3
+  for (int i = 0; i < N; i += 2)
+    write_bits(out + i * W, _mm512_cvtne2ps_pbh((__m512)v[i + 1], (__m512)v[i]));
+#else
+  for (int i = 0; i < N; i++) store(out + i * W, v[i]);
+#endif
+}
+
 struct Q8 {
   static constexpr int BLOCK_BYTES = SCALE_BYTES + QUANT_K * PANEL;
   static inline void expand_pair(bf16* out, const uint8_t* q, const vf* scale) {
-    for (int i = 0; i < PAIR / W; i++)
-      store(out + i * W, __builtin_convertvector(__builtin_convertvector(read_bits<v8>(q + i * W), vi), vf) * scale[i]);
+    vf v[PAIR / W];
+    for (int i = 0; i < PAIR / W; i++) v[i] = __builtin_convertvector(signed_bytes(q + i * W), vf) * scale[i];
+    store_all(out, v);
   }
   static inline int place(int k, int row) { return k / 2 * PAIR + row * 2 + k % 2; }
   /** q of a block, and its scale. */
@@ -53,11 +92,13 @@ struct Q4 {
   static constexpr int BLOCK_BYTES = SCALE_BYTES + QUANT_K * PANEL / 2;
   static inline void expand_pair(bf16* out, const uint8_t* q, const vf* scale) {
     constexpr int half = PANEL / W;
+    vf v[2 * half];
     for (int i = 0; i < half; i++) {
-      const vi both = __builtin_convertvector(read_bits<vu8>(q + i * W), vi);
-      store(out + i * W, __builtin_convertvector((both & 15) - 8, vf) * scale[i]);
-      store(out + PANEL + i * W, __builtin_convertvector((both >> 4) - 8, vf) * scale[half + i]);
+      const vi both = bytes(q + i * W);
+      v[i] = nibbles(both) * scale[i];
+      v[half + i] = nibbles(both >> 4) * scale[half + i];
     }
+    store_all(out, v);
   }
   static inline float quantise(uint8_t* q, const float* w, float largest, int at);
   static inline void put(uint8_t* block, int k, int row, uint8_t q) {
