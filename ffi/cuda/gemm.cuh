@@ -113,12 +113,12 @@ template <class E> DEVICE void write_pair(const Product<E>& p, int t, int n, con
   }
 }
 
-template <class Tile, class Weights> constexpr int stage_bytes() { return Tile::X_BYTES + Weights::BYTES; }
+template <class Tile, class Weights> constexpr int STAGE_BYTES = Tile::X_BYTES + Weights::BYTES;
 
 /** The grid is (tiles of rows, tiles of columns) of y. */
 template <class Tile, class Weights, class E> KERNEL(Tile::THREADS, Tile::BLOCKS) k_gemm(Product<E> p) {
   DYNAMIC_SHARED(unsigned char, ring);
-  constexpr int STAGE = stage_bytes<Tile, Weights>();
+  constexpr int STAGE = STAGE_BYTES<Tile, Weights>;
   const int row = blockIdx.x * Tile::BM, column = blockIdx.y * Tile::BN;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int warp_row = warp / Tile::WN * (Tile::BM / Tile::WM), warp_column = warp % Tile::WN * (Tile::BN / Tile::WN);

@@ -25,7 +25,7 @@ template <template <class> class Weights> struct Tiles {
 
 template <template <class> class Weights, class T, class E> int32_t multiply_tiles(koala_device* dev, const Product<E>& p) {
   typedef Weights<T> Rows;
-  constexpr int bytes = T::STAGES * stage_bytes<T, Rows>();
+  constexpr int bytes = T::STAGES * STAGE_BYTES<T, Rows>;
   static_assert(bytes <= 99 * 1024, "more shared memory than every GPU has");
   REQUIRE_CUDA("matmul",
       cudaFuncSetAttribute(k_gemm<T, Rows, E>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));

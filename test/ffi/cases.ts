@@ -22,11 +22,23 @@ export function matmulCase(o: {
   accumulate?: boolean;
   copies?: number;
 }): Case {
-  const { T, N, K, wtype, dtype, stype = isQuantised(wtype) ? "f32" : wtype, bias = false, accumulate = false, copies = 1 } = o;
+  const {
+    T,
+    N,
+    K,
+    wtype,
+    dtype,
+    stype = isQuantised(wtype) ? "f32" : wtype,
+    bias = false,
+    accumulate = false,
+    copies = 1,
+  } = o;
   return {
     name: `matmul T=${T} N=${N} K=${K} ${dtype} x ${wtype}${stype === wtype ? "" : ` from ${stype}`}${bias ? " + bias" : ""}${accumulate ? " + y" : ""}`,
     flops: 2 * T * N * K,
-    bytes: N * K * (wtype === "q8" ? 34 / 32 : wtype === "q4" ? 18 / 32 : bytesOf(wtype)) + T * (N + K) * bytesOf(dtype),
+    bytes:
+      N * K * (wtype === "q8" ? 34 / 32 : wtype === "q4" ? 18 / 32 : bytesOf(wtype)) +
+      T * (N + K) * bytesOf(dtype),
     tolerance: wtype === "bf16" && dtype === "f64" ? 1e-12 : TOLERANCE[dtype],
     prepare(target) {
       const random = new Random(T + 7 * N + 13 * K);

@@ -50,7 +50,5 @@ export function roundToF16(value: number): number {
   const unit = 2 ** Math.max(Math.floor(Math.log2(Math.abs(value))) - 10, -24);
   const scaled = Math.abs(value) / unit;
   const [below, rest] = [Math.floor(scaled), scaled % 1];
-  return (
-    Math.sign(value) * (below + (rest > 0.5 || (rest === 0.5 && below % 2 === 1) ? 1 : 0)) * unit
-  );
+  return Math.sign(value) * (below + (rest > 0.5 || (rest === 0.5 && below % 2 === 1) ? 1 : 0)) * unit;
 }
