@@ -152,10 +152,11 @@ function printTable(
   peaks: { bandwidth: number; float32: number; bfloat16: number },
   dtype: string,
 ): void {
-  const matrixPeak = dtype === "bfloat16" ? peaks.bfloat16 : peaks.float32;
+  const products = dtype === "float32" || dtype === "float64" ? "float32" : "bfloat16";
+  const matrixPeak = peaks[products];
   console.log(title);
   console.log(
-    `measured peaks: ${peaks.bandwidth.toFixed(1)} GB/s read, ${matrixPeak.toFixed(0)} GFLOP/s ${dtype}`,
+    `measured peaks: ${peaks.bandwidth.toFixed(1)} GB/s read, ${matrixPeak.toFixed(0)} GFLOP/s ${products}`,
   );
   console.log("test           tokens/s   (low .. high)        weights GB/s  of peak   GFLOP/s  of peak");
   for (const row of rows) {

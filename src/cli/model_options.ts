@@ -24,7 +24,7 @@ export function addModelFlags(command: Command): Command {
   return command
     .option(
       "--dtype <type>",
-      "compute in float32 or bfloat16; auto follows the checkpoint",
+      "compute in float32 or bfloat16, or with weights of int8 or int4; auto follows the checkpoint",
       dtypeFlag,
       d.dtype,
     )
@@ -116,6 +116,8 @@ export function size(text: string): number {
 }
 
 function dtypeFlag(text: string): RunnerOptions["dtype"] {
-  if (text === "auto" || text === "float32" || text === "bfloat16" || text === "float64") return text;
-  throw new InvalidArgumentError("It must be auto, float32, bfloat16 or float64.");
+  const known = ["auto", "float32", "bfloat16", "float64", "int8", "int4"] as const;
+  const found = known.find((dtype) => dtype === text);
+  if (found !== undefined) return found;
+  throw new InvalidArgumentError("It must be auto, float32, bfloat16, int8, int4 or float64.");
 }

@@ -13,8 +13,9 @@ import type { EngineInfo } from "./messages.ts";
 
 export interface RunnerOptions {
   directory: string;
-  /** auto: float32 stays, bfloat16 and float16 become bfloat16. */
-  dtype: "auto" | "float32" | "bfloat16" | "float64";
+  /** auto: float32 stays, bfloat16 and float16 become bfloat16. int8, int4: the matrices are quantised as they are loaded,
+   *  and computed with as bfloat16 weights are. */
+  dtype: "auto" | "float32" | "bfloat16" | "float64" | "int8" | "int4";
   /** cpu, cuda, cuda:1 ... */
   device: string;
   /** 0: every core this process may run on. */
@@ -82,7 +83,7 @@ export async function loadRunner(
     vocabularySize: config.vocabularySize,
     maxModelLen: cache.maxModelLen,
     maxSequences: options.maxSequences,
-    dtype: { f32: "float32", bf16: "bfloat16", f64: "float64" }[compute],
+    dtype: { f32: "float32", bf16: "bfloat16", f64: "float64", q8: "int8", q4: "int4" }[compute],
     device: `${device.info.name} (${device.info.isa}, ${device.info.threads} ${device.readsHostMemory ? "threads" : "multiprocessors"})`,
     parameterCount: weights.parameterCount,
     weightBytes: weights.bytes,
@@ -109,6 +110,10 @@ function computeType(dtype: RunnerOptions["dtype"], stored: Set<string>): Comput
       return "bf16";
     case "float64":
       return "f64";
+    case "int8":
+      return "q8";
+    case "int4":
+      return "q4";
     case "auto":
       return stored.has("BF16") || stored.has("F16") ? "bf16" : "f32";
     default:

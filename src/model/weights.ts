@@ -3,7 +3,7 @@
 import { aligned, Arena } from "../tensor/arena.ts";
 import { bfloat16ToFloat32, float16ToFloat32 } from "../tensor/convert.ts";
 import { type Device, MappedFile } from "../tensor/device.ts";
-import { bytesOf, type DType, type PackedMatrix, Tensor } from "../tensor/tensor.ts";
+import { bytesOf, type DType, type PackedMatrix, Tensor, type WeightType } from "../tensor/tensor.ts";
 import { UsageError } from "../util/errors.ts";
 import type { Checkpoint, CheckpointTensor } from "./checkpoint.ts";
 import type { LlamaConfig } from "./config.ts";
@@ -36,8 +36,8 @@ export interface LlamaWeights {
   close(): void;
 }
 
-/** Weights computed in: float32, bfloat16, or float64 for checks. */
-export type ComputeType = Extract<DType, "f32" | "bf16" | "f64">;
+/** Weights computed in: float32, bfloat16, int8 or int4, or float64 for checks. */
+export type ComputeType = Extract<WeightType, "f32" | "bf16" | "f64" | "q8" | "q4">;
 
 /** A parameter as the checkpoint names it, with the shape it must have. */
 export interface Part {
@@ -74,6 +74,7 @@ export function loadWeights(
   const { layers, top, embedding: embeddingPart } = parametersOf(config);
   const parameters = [...layers.flat(), ...top];
   checkNames(checkpoint, parameters, embeddingPart, config);
+  checkBlocks(checkpoint, parameters, compute);
   const activationType = compute === "f64" ? "f64" : "f32";
   const arena = new Arena(device, "weights", sizeOf(device, parameters, compute, activationType));
   const files = new MappedFiles(device);
@@ -194,6 +195,16 @@ export function checkNames(
     );
   }
   for (const part of [...parameters.flatMap(partsOf), embedding]) elementType(entryOf(checkpoint, part));
+}
+
+/** Rows of quantised matrices are whole blocks of 32 elements: before memory is reserved. */
+function checkBlocks(checkpoint: Checkpoint, parameters: Parameter[], compute: ComputeType): void {
+  if (compute !== "q8" && compute !== "q4") return;
+  for (const p of parameters)
+    if ("matrix" in p && p.K % 32 !== 0)
+      throw new UsageError(
+        `${checkpoint.directory}: ${p.matrix[0]?.name} has rows of ${p.K} elements; ${compute === "q8" ? "int8" : "int4"} weights have a scale for every 32, so rows must be a multiple of 32. Choose --dtype bfloat16.`,
+      );
 }
 
 function sizeOf(device: Device, parameters: Parameter[], compute: ComputeType, activations: DType): number {
