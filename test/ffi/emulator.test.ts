@@ -25,6 +25,10 @@ const groups: Record<string, { files: string[]; ordinary: string }> = {
     ordinary: "45, 33|48, 64|101 tokens|norms",
   },
   "tokens are drawn as the formula draws": { files: ["ffi/sample"], ordinary: "V=37|mask|penal|bias" },
+  "int8 and int4 weights are the bfloat16 weights that they stand for": {
+    files: ["ffi/quantised", "engine/quantised_weights"],
+    ordinary: "blocks|NaN|product|llama-mha with|adapter",
+  },
   "models serve as PyTorch does": {
     files: ["engine/llama_runner"],
     ordinary: "llama-gqa-rope3|qwen3-qknorm",
