@@ -33,7 +33,8 @@ inline void finish_row(T* y, const C* c, const T* bias, int n, bool accumulate) 
 
 /** Panels of elements, multiplied where they lie. */
 template <class B> struct StoredPanels {
-  typedef B Element;
+  typedef B Element, Piece;
+  static constexpr bool FUSED = false;
   static constexpr int PIECE_K = 3072;  // 8 rows of operand stay in the first-level cache
   static constexpr size_t PIECE_BYTES = 0;
   const B* packed;
@@ -53,16 +54,22 @@ void multiply_block(T* y, const operand_t<C, typename P::Element>* a, size_t lda
   const int passes = (rows + TILE_ROWS - 1) / TILE_ROWS, pass_rows = (rows + passes - 1) / passes;
   for (int panel = begin; panel < end; panel++) {
     const int column = panel * PANEL, columns = s.N - column < PANEL ? s.N - column : PANEL;
+    if constexpr (P::FUSED)
+      if (rows == 1) {
+        panels.multiply_row(sums, a + (size_t)row * lda, panel);
+        finish_row(y + (size_t)row * s.N + column, sums, bias ? bias + column : nullptr, columns, s.accumulate);
+        continue;
+      }
     for (int k = 0; k < K; k += k_step) {
       const int depth = K - k < k_step ? K - k : k_step;
-      const B* b = panels.piece(panel, k, depth, room);
+      const typename P::Piece* b = panels.piece(panel, k, depth, room);
       // While the passes of this panel run, fetch what follows it in memory.
       const char *next = (const char*)panels.at(panel, k + depth), *from = (const char*)panels.at(panel, k);
       const int lines = passes > 1 ? (int)((next - from) / 64) : 0, share = (lines + passes - 1) / passes;
       for (int i = 0, pass = 0; i < rows; i += pass_rows, pass++) {
         const int n = rows - i < pass_rows ? rows - i : pass_rows;
         const int fetched = pass * share, fetch = lines - fetched < share ? lines - fetched : share;
-        multiply_panel<C, B>(n, a + (size_t)(row + i) * lda + k, lda, b, depth, sums + i * PANEL, PANEL, k > 0,
+        multiply_panel<C, typename P::Piece>(n, a + (size_t)(row + i) * lda + k, lda, b, depth, sums + i * PANEL, PANEL, k > 0,
             {next + (size_t)fetched * 64, fetch});
         if (k + k_step < K) continue;
         for (int j = i; j < i + n; j++)

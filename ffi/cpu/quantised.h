@@ -2,8 +2,10 @@
 // piece, in the first-level cache, when they are multiplied. What is read from memory is 1.06 or 0.56 bytes an element.
 //
 // Panel after panel of 32 rows; in a panel, block after block of 32 k: the f16 scales of its 32 rows, then q of its
-// elements in the order of a bf16 panel (tile.h). q8: a byte each. q4: q of ggml (0..15); of the 64 elements of a pair of
-// k, byte i has element i in its low half and element i + 32 in its high half. Rows beyond N are zero.
+// elements, two k after two k. Of the 64 elements of two k, those of a row stand side by side where the processor multiplies
+// bf16 pairs, as in a bf16 panel (tile.h); elsewhere those of a k do, and they are expanded to the float32 of the bf16, which
+// saves taking pairs apart. q8: a byte each. q4: q of ggml (0..15); byte i has element i in its low half and element i + 32 in
+// its high half. Rows beyond N are zero.
 // Always: a block that holds a NaN or an infinity, or whose scale is too large for f16, gets a NaN for a scale.
 #pragma once
 #include "tile.h"
@@ -12,8 +14,15 @@
 namespace KOALA_NS {
 
 constexpr int SCALE_BYTES = PANEL * (int)sizeof(f16);
-constexpr int PAIR = 2 * PANEL;         // elements of a pair of k
+constexpr int PAIR = 2 * PANEL;         // elements of two k
 constexpr uint16_t NO_SCALE = 0x7e00;   // a NaN
+
+#if KOALA_LEVEL >= 3
+typedef bf16 Piece;  // what a piece of a panel is expanded to
+#else
+typedef float Piece;
+#endif
+constexpr bool PAIRED = Same<Piece, bf16>::value;
 
 typedef int8_t v8 __attribute__((vector_size(W)));
 typedef uint8_t vu8 __attribute__((vector_size(W)));
@@ -26,14 +35,17 @@ struct Doubled {
   }
 };
 
-/** The scales of a pair of k: each row's twice. */
+/** The scales of the elements of two k, in their order. */
 inline void load_scales(vf* scale, const f16* from) {
   static constexpr Doubled lanes;
-  const vi lower = read_bits<vi>(lanes.lower), upper = read_bits<vi>(lanes.upper);
   for (int i = 0; i < PANEL / W; i++) {
     const vf s = load(from + i * W);
-    scale[2 * i] = __builtin_shuffle(s, lower);
-    scale[2 * i + 1] = __builtin_shuffle(s, upper);
+    if constexpr (PAIRED) {
+      scale[2 * i] = __builtin_shuffle(s, read_bits<vi>(lanes.lower));
+      scale[2 * i + 1] = __builtin_shuffle(s, read_bits<vi>(lanes.upper));
+    } else {
+      scale[i] = scale[i + PANEL / W] = s;
+    }
   }
 }
 
@@ -65,73 +77,93 @@ inline vf nibbles(vi both) {
 #endif
 }
 
-/** Stores vectors side by side: two at a time where the processor rounds two at a time. */
-template <int N> inline void store_all(bf16* out, const vf (&v)[N]) {
+/** Stores the products of two k, rounded to bf16. A NaN, which is that of NO_SCALE, stays one. */
+inline void store_rounded(Piece* out, const vf* v) {
 #if KOALA_LEVEL >= 3
-  for (int i = 0; i < N; i += 2)
-    write_bits(out + i * W, _mm512_cvtne2ps_pbh((__m512)v[i + 1], (__m512)v[i]));
+  for (int i = 0; i < PAIR / W; i += 2) write_bits(out + i * W, _mm512_cvtne2ps_pbh((__m512)v[i + 1], (__m512)v[i]));
 #else
-  for (int i = 0; i < N; i++) store(out + i * W, v[i]);
+  for (int i = 0; i < PAIR / W; i++) {
+    const vu u = (vu)v[i];
+    store(out + i * W, (vf)((u + 0x7fff + (u >> 16 & 1)) & 0xffff0000u));
+  }
 #endif
 }
 
+/** Where the element of row `row` stands among those of its two k. */
+inline int place_of(int k, int row) { return PAIRED ? row * 2 + k % 2 : k % 2 * PANEL + row; }
+
 struct Q8 {
-  static constexpr int BLOCK_BYTES = SCALE_BYTES + QUANT_K * PANEL;
-  static inline void expand_pair(bf16* out, const uint8_t* q, const vf* scale) {
-    vf v[PAIR / W];
+  static constexpr int PAIR_BYTES = PAIR;
+  /** q d of two k. */
+  static inline void expand(vf* v, const uint8_t* q, const vf* scale) {
     for (int i = 0; i < PAIR / W; i++) v[i] = __builtin_convertvector(signed_bytes(q + i * W), vf) * scale[i];
-    store_all(out, v);
   }
-  static inline int place(int k, int row) { return k / 2 * PAIR + row * 2 + k % 2; }
+  static inline void put(uint8_t* pair, int place, uint8_t q) { pair[place] = q; }
   /** q of a block, and its scale. */
   static inline float quantise(uint8_t* q, const float* w, float largest, int);
-  static inline void put(uint8_t* block, int k, int row, uint8_t q) { block[place(k, row)] = q; }
 };
 
 struct Q4 {
-  static constexpr int BLOCK_BYTES = SCALE_BYTES + QUANT_K * PANEL / 2;
-  static inline void expand_pair(bf16* out, const uint8_t* q, const vf* scale) {
+  static constexpr int PAIR_BYTES = PAIR / 2;
+  static inline void expand(vf* v, const uint8_t* q, const vf* scale) {
     constexpr int half = PANEL / W;
-    vf v[2 * half];
     for (int i = 0; i < half; i++) {
       const vi both = bytes(q + i * W);
       v[i] = nibbles(both) * scale[i];
       v[half + i] = nibbles(both >> 4) * scale[half + i];
     }
-    store_all(out, v);
+  }
+  static inline void put(uint8_t* pair, int place, uint8_t q) {
+    uint8_t* byte = pair + place % PANEL;
+    *byte = place < PANEL ? (uint8_t)((*byte & 0xf0) | q) : (uint8_t)((*byte & 0x0f) | q << 4);
   }
   static inline float quantise(uint8_t* q, const float* w, float largest, int at);
-  static inline void put(uint8_t* block, int k, int row, uint8_t q) {
-    const int element = row * 2 + k % 2;
-    uint8_t* byte = block + k / 2 * PANEL + element % PANEL;
-    *byte = element < PANEL ? (uint8_t)((*byte & 0xf0) | q) : (uint8_t)((*byte & 0x0f) | q << 4);
-  }
 };
 
-/** depth elements of each row of a panel, from a block on. */
-template <class Q> void expand(bf16* out, const uint8_t* block, int depth) {
-  for (int k = 0; k < depth; k += QUANT_K, block += Q::BLOCK_BYTES) {
-    vf scale[PAIR / W];
+template <class Q> constexpr int BLOCK_BYTES = SCALE_BYTES + QUANT_K / 2 * Q::PAIR_BYTES;
+
+/** f(k, q d of k and k + 1) for all k of some blocks of a panel. */
+template <class Q, class F> inline void expand(const uint8_t* block, int K, F&& f) {
+  for (int k = 0; k < K; k += QUANT_K, block += BLOCK_BYTES<Q>) {
+    vf scale[PAIR / W], v[PAIR / W];
     load_scales(scale, (const f16*)block);
-    const uint8_t* q = block + SCALE_BYTES;
-    constexpr int step = (Q::BLOCK_BYTES - SCALE_BYTES) / (QUANT_K / 2);
-    for (int pair = 0; pair < QUANT_K / 2; pair++) Q::expand_pair(out + (k / 2 + pair) * PAIR, q + pair * step, scale);
+    for (int i = 0; i < QUANT_K / 2; i++) {
+      Q::expand(v, block + SCALE_BYTES + i * Q::PAIR_BYTES, scale);
+      f(k + 2 * i, v);
+    }
   }
 }
 
 /** The panels of a packed matrix of bf16(q d), as matmul.cc multiplies them. */
 template <class Q> struct QuantisedPanels {
   typedef bf16 Element;
-  static constexpr int PIECE_K = 256;  // as bf16, a piece of a panel and 8 rows of operand fill half of the first-level cache
-  static constexpr size_t PIECE_BYTES = PIECE_K * PANEL * sizeof(bf16);
+  typedef KOALA_NS::Piece Piece;
+  static constexpr int PIECE_K = 512 / (int)sizeof(Piece);  // a piece of a panel and 8 rows of operand stay in the first-level cache
+  static constexpr size_t PIECE_BYTES = PIECE_K * PANEL * sizeof(Piece);
+  static constexpr bool FUSED = PAIRED;  // one row is multiplied with what was expanded last, in registers
   const uint8_t* packed;
   int K;
   inline const uint8_t* at(int panel, int k) const {
-    return packed + ((size_t)panel * (K / QUANT_K) + k / QUANT_K) * Q::BLOCK_BYTES;
+    return packed + ((size_t)panel * (K / QUANT_K) + k / QUANT_K) * BLOCK_BYTES<Q>;
   }
-  inline const bf16* piece(int panel, int k, int depth, char* room) const {
-    expand<Q>((bf16*)room, at(panel, k), depth);
-    return (const bf16*)room;
+  inline const Piece* piece(int panel, int k, int depth, char* room) const {
+    Piece* out = (Piece*)room;
+    expand<Q>(at(panel, k), depth, [&](int j, const vf* v) { store_rounded(out + j * PANEL, v); });
+    return out;
+  }
+  /** c[0..32) of one row: the chains of multiply_panel, bit for bit. */
+  inline void multiply_row(float* c, const operand_t<float, bf16>* a, int panel) const {
+#if KOALA_LEVEL >= 3
+    __m512 sum[PANEL / W] = {};
+    expand<Q>(at(panel, 0), K, [&](int k, const vf* v) {
+      const __m512bh x = (__m512bh)_mm512_set1_epi32(read_bits<int>(a + k));
+      for (int i = 0; i < PANEL / W; i++)
+        sum[i] = _mm512_dpbf16_ps(sum[i], x, _mm512_cvtne2ps_pbh((__m512)v[2 * i + 1], (__m512)v[2 * i]));
+    });
+    for (int i = 0; i < PANEL / W; i++) store(c + i * W, (vf)sum[i]);
+#else
+    (void)c, (void)a, (void)panel;
+#endif
   }
 };
 
@@ -197,7 +229,7 @@ template <class Q> inline void pack_block(uint8_t* block, const float* w, int ro
     memset(q, 0, sizeof q);
   }
   memcpy(block + row * sizeof scale, &scale, sizeof scale);
-  for (int k = 0; k < QUANT_K; k++) Q::put(block + SCALE_BYTES, k, row, q[k]);
+  for (int k = 0; k < QUANT_K; k++) Q::put(block + SCALE_BYTES + k / 2 * Q::PAIR_BYTES, place_of(k, row), q[k]);
 }
 
 /** 32 elements as float32. */

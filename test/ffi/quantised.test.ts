@@ -221,7 +221,7 @@ function unpack(
   check(native.koala_memory_copy(target.device, ptr(packed), memory, bytes));
   check(native.koala_memory_free(target.device, memory, bytes));
   const held = { scales: new Float64Array((N * K) / 32), q: new Int8Array(N * K) };
-  const at = onGpu ? gpuPlace : cpuPlace;
+  const at = onGpu ? gpuPlace : cpuPlace(target.info().isa === "avx512bf16");
   for (let n = 0; n < N; n++)
     for (let k = 0; k < K; k++) {
       const { scale, byte, shift } = at(n, k, N, K, wtype);
@@ -233,13 +233,15 @@ function unpack(
   return held;
 }
 
-function cpuPlace(n: number, k: number, _: number, K: number, wtype: QuantType) {
-  const [size, element] = [wtype === "q8" ? 1088 : 576, (n % 32) * 2 + (k % 2)];
+/** Where processors multiply bf16 pairs, the elements of a row stand in pairs of k; elsewhere those of a k stand together. */
+const cpuPlace = (paired: boolean) => (n: number, k: number, _: number, K: number, wtype: QuantType) => {
+  const element = paired ? (n % 32) * 2 + (k % 2) : (k % 2) * 32 + (n % 32);
+  const size = wtype === "q8" ? 1088 : 576;
   const block = (Math.floor(n / 32) * (K / 32) + Math.floor(k / 32)) * size;
   const pair = Math.floor((k % 32) / 2);
   const byte = block + 64 + (wtype === "q8" ? pair * 64 + element : pair * 32 + (element % 32));
   return { scale: block + (n % 32) * 2, byte, shift: element < 32 ? 0 : 4 };
-}
+};
 
 function gpuPlace(n: number, k: number, N: number, K: number, wtype: QuantType) {
   const [block, r, odd] = [Math.floor(k / 32), k % 32, k % 2];
