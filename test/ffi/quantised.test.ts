@@ -22,10 +22,35 @@ const types = ["q8", "q4"] as const;
 const bits = (values: Elements) =>
   Buffer.from(values.buffer, values.byteOffset, values.byteLength).toString("base64");
 
+// What ggml's own quantize_row_q8_0_ref and quantize_row_q4_0_ref (llama.cpp's libggml-base 0.25.1) made of these 64 numbers:
+// a scale in f16 and 32 elements; of q4, element i + 16 is the high half of byte i.
+const row = Float32Array.from(
+  { length: 64 },
+  (_, i) => (((i * 37 + 11) % 64) - 31) * (i < 32 ? 0.0137 : -2.5),
+);
+const byGgml = {
+  q8: "d91aae46d76f009129ba52e37b0c9e35c75ef08119aa42d36bfc8d25b64edf77089a0a39d03ca91481ec57c4309d0873e04bb92491fc67d440ad1885f05bc834a10c77e4",
+  q4: "cc2a730ca53fc851fb841da63fd962fb942e0049158cf359c037ae047be259bf269df46a",
+};
+test("the rules as they are written here make ggml's blocks, byte for byte", () => {
+  for (const wtype of types) {
+    const [bytes, size] = [Buffer.from(byGgml[wtype], "hex"), wtype === "q8" ? 34 : 18];
+    const blocks = [0, 1].map((b) => bytes.subarray(b * size, (b + 1) * size));
+    const { scales, q } = quantise(row, wtype);
+    expect(Array.from(scales)).toEqual(blocks.map((block) => f16(block.readUInt16LE(0))));
+    const elements = blocks.flatMap((block) =>
+      Array.from({ length: 32 }, (_, i) =>
+        wtype === "q8" ? block.readInt8(2 + i) : ((block[2 + (i % 16)]! >> (i < 16 ? 0 : 4)) & 15) - 8,
+      ),
+    );
+    expect(Array.from(q)).toEqual(elements);
+  }
+});
+
 for (const isa of availableIsas())
   describe(`int8 and int4 on ${isa}`, () => {
-    const target = Target.open({ isa, threads: 2 });
-    afterAll(() => target.close());
+    const [target, alone] = [Target.open({ isa, threads: 2 }), Target.open({ isa, threads: 1 })];
+    afterAll(() => [target, alone].forEach((each) => each.close()));
 
     for (const wtype of types)
       for (const stype of ["f32", "bf16", "f16", "f64"] as const)
@@ -73,7 +98,7 @@ for (const isa of availableIsas())
     });
 
     for (const wtype of types)
-      test(`the ${wtype} product is that of the bf16 matrix bf16(q d), bit for bit, at every number of rows`, () => {
+      test(`the ${wtype} product is that of the bf16 matrix bf16(q d), bit for bit, at every number of rows and threads`, () => {
         for (const [N, K, stype] of [
           [45, 32, "f32"],
           [130, 416, "bf16"],
@@ -87,7 +112,18 @@ for (const isa of availableIsas())
             const want = multiply(target, x, meant, "bf16", "bf16", 200, N, K, dtype, bias);
             for (const T of [1, 2, 7, 16, 17, 32, 33, 64, 65, 200]) {
               const first = 200 - T;
-              const got = multiply(target, x.slice(first * K), weight, stype, wtype, T, N, K, dtype, bias);
+              const got = multiply(
+                T % 2 ? alone : target,
+                x.slice(first * K),
+                weight,
+                stype,
+                wtype,
+                T,
+                N,
+                K,
+                dtype,
+                bias,
+              );
               expect({ N, dtype, T, same: bits(got) === bits(want.slice(first * N)) }).toEqual({
                 N,
                 dtype,
