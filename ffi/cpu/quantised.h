@@ -138,7 +138,7 @@ template <class Q, class F> inline void expand(const uint8_t* block, int K, F&& 
 template <class Q> struct QuantisedPanels {
   typedef bf16 Element;
   typedef KOALA_NS::Piece Piece;
-  static constexpr int PIECE_K = 512 / (int)sizeof(Piece);  // a piece of a panel and 8 rows of operand stay in the first-level cache
+  static constexpr int PIECE_K = 512 / (int)sizeof(Piece);  // with 8 rows of operand, it stays in the first-level cache
   static constexpr size_t PIECE_BYTES = PIECE_K * PANEL * sizeof(Piece);
   static constexpr bool FUSED = PAIRED;  // one row is multiplied with what was expanded last, in registers
   const uint8_t* packed;

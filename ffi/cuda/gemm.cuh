@@ -139,7 +139,7 @@ template <class Tile, class Weights, class E> KERNEL(Tile::THREADS, Tile::BLOCKS
     for (int j = 0; j < 2 * Tile::N; j++)
 #pragma unroll
       for (int k = 0; k < 4; k++) sums[i][j][k] = 0;
-#pragma unroll
+#pragma unroll 1
   for (int piece = 0; piece < Tile::STAGES - 1; piece++) load(piece);
   for (int piece = 0; piece < pieces; piece++) {
     cp_async_wait<Tile::STAGES - 2>();

@@ -3,7 +3,7 @@
 // Up to 64 rows a product takes as long as its weights take to read, and what counts is how many bytes are on their way.
 // An H200 reads 4.3 TB/s at 0.6 to 0.8 us of latency: 2.6 to 3.4 MB must be under way, 20 to 26 KB on each of 132
 // multiprocessors. RowTile has (STAGES - 1) pieces of 32 rows x 128 columns under way in a block: 48 KB in bf16, 36 KB in
-// q8, and 24 KB in q4 (7 pieces of 256 columns). By N, columns of 7B, with 2 blocks on a multiprocessor:
+// q8, and 24 KB in q4 (6 pieces of 256 columns). By N, columns of 7B, with 2 blocks on a multiprocessor:
 //   4096 (output, down)    128 blocks, 1 on each of 97 % of the multiprocessors: 48 KB under way
 //   12288 (q, k, v)        384 blocks, 22016 (gate, up) 688, 32000 (head) 1000: 96 KB under way
 // The other limit is the chain: K / 16 products of mma.16816, each about 33 cycles after the one before it. That is

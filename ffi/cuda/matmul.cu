@@ -6,7 +6,7 @@
 // sum every element in one order, so a row's bits depend neither on T nor on its neighbours. KOALA_GEMM=cublaslt gives
 // that up for speed: products of bf16 with more than a few rows go to cuBLASLt.
 // budget k_operand: registers 32, shared 0
-// budget k_gemm: registers 136, shared 0
+// budget k_gemm: registers 128, shared 0
 // budget k_simt_gemm: registers 96, shared 16640
 #include "cublaslt.cuh"
 #include "gemm_tiles.cuh"

@@ -120,5 +120,5 @@ template <> struct Tiles<Q8Weights> : Tiles<StoredWeights> {
 };
 template <> struct Tiles<Q4Weights> : Tiles<StoredWeights> {
   typedef Tile<16, 32, 256, 7, 1, 2, 2, 2> Row;
-  typedef Tile<32, 32, 256, 4, 1, 2, 2, 2> Short;
+  typedef Tile<32, 32, 128, 8, 1, 2, 2, 2> Short;
 };
