@@ -2,7 +2,7 @@
 //
 // Up to 64 rows a product takes as long as its weights take to read, and what counts is how many bytes are on their way.
 // An H200 reads 4.3 TB/s at 0.6 to 0.8 us of latency: 2.6 to 3.4 MB must be under way, 20 to 26 KB on each of 132
-// multiprocessors. RowTile has (STAGES - 1) pieces of 32 rows x 128 columns under way in a block: 48 KB in bf16, 36 KB in
+// multiprocessors. A Row tile has (STAGES - 1) pieces of 32 rows x 128 columns under way in a block: 48 KB in bf16, 36 KB in
 // q8, and 24 KB in q4 (6 pieces of 256 columns). By N, columns of 7B, with 2 blocks on a multiprocessor:
 //   4096 (output, down)    128 blocks, 1 on each of 97 % of the multiprocessors: 48 KB under way
 //   12288 (q, k, v)        384 blocks, 22016 (gate, up) 688, 32000 (head) 1000: 96 KB under way
@@ -10,7 +10,7 @@
 // 4.8 us at 1.75 GHz for K = 4096, 13 us for K = 11008; the weights of N = 4096 take 7.8 and 21 us in bf16, but in q8 4.1
 // and 11, in q4 2.2 and 5.9. There, one block a multiprocessor, the chain decides; where more blocks share a multiprocessor it
 // hides. So that a chain waits for nothing else, warps of their own do the copying up to 32 rows.
-// Shared memory of a block stays below 99 KB, which all GPUs from sm_80 on have.
+// This is arithmetic: no chip has measured it yet. Shared memory of a block stays below 99 KB, which all GPUs from sm_80 on have.
 #pragma once
 #include "gemm.cuh"
 
