@@ -34,7 +34,7 @@ inline void finish_row(T* y, const C* c, const T* bias, int n, bool accumulate) 
 /** Panels of elements, multiplied where they lie. */
 template <class B> struct StoredPanels {
   typedef B Element, Piece;
-  static constexpr bool FUSED = false;
+  static constexpr int FUSED_ROWS = 0;
   static constexpr int PIECE_K = 3072;  // 8 rows of operand stay in the first-level cache
   static constexpr size_t PIECE_BYTES = 0;
   const B* packed;
@@ -54,10 +54,12 @@ void multiply_block(T* y, const operand_t<C, typename P::Element>* a, size_t lda
   const int passes = (rows + TILE_ROWS - 1) / TILE_ROWS, pass_rows = (rows + passes - 1) / passes;
   for (int panel = begin; panel < end; panel++) {
     const int column = panel * PANEL, columns = s.N - column < PANEL ? s.N - column : PANEL;
-    if constexpr (P::FUSED)
-      if (rows == 1) {
-        panels.multiply_row(sums, a + (size_t)row * lda, panel);
-        finish_row(y + (size_t)row * s.N + column, sums, bias ? bias + column : nullptr, columns, s.accumulate);
+    if constexpr (P::FUSED_ROWS > 0)
+      if (rows <= P::FUSED_ROWS) {
+        panels.multiply_rows(rows, sums, a + (size_t)row * lda, lda, panel);
+        for (int j = 0; j < rows; j++)
+          finish_row(y + (size_t)(row + j) * s.N + column, sums + j * PANEL, bias ? bias + column : nullptr, columns,
+              s.accumulate);
         continue;
       }
     for (int k = 0; k < K; k += k_step) {

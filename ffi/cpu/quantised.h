@@ -140,7 +140,7 @@ template <class Q> struct QuantisedPanels {
   typedef KOALA_NS::Piece Piece;
   static constexpr int PIECE_K = 512 / (int)sizeof(Piece);  // with 8 rows of operand, it stays in the first-level cache
   static constexpr size_t PIECE_BYTES = PIECE_K * PANEL * sizeof(Piece);
-  static constexpr bool FUSED = PAIRED;  // one row is multiplied with what was expanded last, in registers
+  static constexpr int FUSED_ROWS = PAIRED ? TILE_ROWS : 0;  // so few are multiplied as the panel is expanded, in registers
   const uint8_t* packed;
   int K;
   inline const uint8_t* at(int panel, int k) const {
@@ -151,20 +151,35 @@ template <class Q> struct QuantisedPanels {
     expand<Q>(at(panel, k), depth, [&](int j, const vf* v) { store_rounded(out + j * PANEL, v); });
     return out;
   }
-  /** c[0..32) of one row: the chains of multiply_panel, bit for bit. */
-  inline void multiply_row(float* c, const operand_t<float, bf16>* a, int panel) const {
+  /** c[i][0..32) of up to FUSED_ROWS rows: the chains of multiply_panel, bit for bit. */
 #if KOALA_LEVEL >= 3
-    __m512 sum[PANEL / W] = {};
-    expand<Q>(at(panel, 0), K, [&](int k, const vf* v) {
-      const __m512bh x = (__m512bh)_mm512_set1_epi32(read_bits<int>(a + k));
-      for (int i = 0; i < PANEL / W; i++)
-        sum[i] = _mm512_dpbf16_ps(sum[i], x, _mm512_cvtne2ps_pbh((__m512)v[2 * i + 1], (__m512)v[2 * i]));
-    });
-    for (int i = 0; i < PANEL / W; i++) store(c + i * W, (vf)sum[i]);
-#else
-    (void)c, (void)a, (void)panel;
-#endif
+  inline void multiply_rows(int rows, float* c, const bf16* a, size_t lda, int panel) const {
+    switch (rows) {
+      case 1: return multiply<1>(c, a, lda, panel);
+      case 2: return multiply<2>(c, a, lda, panel);
+      case 3: return multiply<3>(c, a, lda, panel);
+      case 4: return multiply<4>(c, a, lda, panel);
+      case 5: return multiply<5>(c, a, lda, panel);
+      case 6: return multiply<6>(c, a, lda, panel);
+      case 7: return multiply<7>(c, a, lda, panel);
+      default: return multiply<8>(c, a, lda, panel);
+    }
   }
+  template <int R> __attribute__((noinline)) void multiply(float* c, const bf16* a, size_t lda, int panel) const {
+    __m512 sum[R][PANEL / W] = {};
+    expand<Q>(at(panel, 0), K, [&](int k, const vf* v) {
+      __m512bh columns[PANEL / W];
+      for (int i = 0; i < PANEL / W; i++) columns[i] = _mm512_cvtne2ps_pbh((__m512)v[2 * i + 1], (__m512)v[2 * i]);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; r++) {
+        const __m512bh x = (__m512bh)_mm512_set1_epi32(read_bits<int>(a + r * lda + k));
+        for (int i = 0; i < PANEL / W; i++) sum[r][i] = _mm512_dpbf16_ps(sum[r][i], x, columns[i]);
+      }
+    });
+    for (int r = 0; r < R; r++)
+      for (int i = 0; i < PANEL / W; i++) store(c + r * PANEL + i * W, (vf)sum[r][i]);
+  }
+#endif
 };
 
 // ---- packing ----
