@@ -1,11 +1,11 @@
 /** `koala bench`: prefill and decode rates of a model on this machine, beside the machine's own measured peaks. */
 import type { Command } from "commander";
-import { loadRunner } from "../engine/load_runner.ts";
 import type { LlamaRunner } from "../engine/llama_runner.ts";
 import { greedy, type StepRow } from "../engine/runner.ts";
 import { UsageError } from "../util/errors.ts";
 import { Progress } from "../util/progress.ts";
 import { addModelFlags, integer, type ModelFlags, resolveModel, runnerOptions } from "./model_options.ts";
+import { openRunner } from "./tensor_parallel.ts";
 
 interface BenchFlags extends ModelFlags {
   model: string;
@@ -48,7 +48,7 @@ async function run(flags: BenchFlags): Promise<void> {
     maxSequences: rows,
     maxStepTokens: Math.max(flags.maxStepTokens, rows),
   });
-  const { runner, info } = await loadRunner(options, (stage, done, total) =>
+  const { runner, info } = await openRunner(options, (stage, done, total) =>
     progress.update(stage, done, total),
   );
   for (const name of ["prompt", "generate"] as const) {
@@ -75,6 +75,7 @@ async function run(flags: BenchFlags): Promise<void> {
   ];
   if (flags.json) console.log(JSON.stringify({ model: flags.model, info, peaks, rows: table }));
   else printTable(`${flags.model}, ${info.dtype}, ${info.device}`, table, peaks, info.dtype);
+  runner.close();
 }
 
 const batchSizes = (text: string): number[] => text.split(",").map(integer(1, 1024));

@@ -3,6 +3,7 @@ import { stat } from "node:fs/promises";
 import { type Command, InvalidArgumentError } from "commander";
 import { defaultRunnerOptions, type RunnerOptions } from "../engine/load_runner.ts";
 import { fetchModel } from "../model/hub.ts";
+import { ranksMax } from "../model/shard.ts";
 import { isDeviceName } from "../tensor/open_device.ts";
 import { UsageError } from "../util/errors.ts";
 import { Progress } from "../util/progress.ts";
@@ -16,9 +17,10 @@ export interface ModelFlags {
   maxStepTokens: number;
   cacheMemory?: number;
   maxLoras?: number;
+  tensorParallel?: number;
 }
 
-/** Adds --dtype, --device, --threads, --max-model-len, --max-sequences, --max-step-tokens, --cache-memory. */
+/** Adds --dtype, --device, --threads, --tensor-parallel, --max-model-len, --max-sequences, --max-step-tokens, --cache-memory. */
 export function addModelFlags(command: Command): Command {
   const d = defaultRunnerOptions;
   return command
@@ -30,6 +32,12 @@ export function addModelFlags(command: Command): Command {
     )
     .option("--device <device>", "where to run: cpu, cuda or, of several GPUs, cuda:1", "cpu")
     .option("--threads <n>", "compute threads; 0 uses every core", integer(0, 256), d.threads)
+    .option(
+      "--tensor-parallel <n>",
+      "processes that hold the model together: with --device cuda a GPU each, on the CPU a share of the cores",
+      integer(1, ranksMax),
+      d.tensorParallel,
+    )
     .option(
       "--max-model-len <n>",
       "longest sequence, prompt and answer together (default: the model's)",
@@ -65,6 +73,7 @@ export function runnerOptions(directory: string, flags: ModelFlags): RunnerOptio
     maxStepTokens: flags.maxStepTokens,
     cacheBytes: flags.cacheMemory === undefined ? null : flags.cacheMemory * 2 ** 30,
     maxAdapters: flags.maxLoras ?? defaultRunnerOptions.maxAdapters,
+    tensorParallel: flags.tensorParallel ?? defaultRunnerOptions.tensorParallel,
   };
 }
 

@@ -1,15 +1,18 @@
 /** From a model directory to a runner: reads config and weights, plans memory, and says in one sentence why something does not fit. */
 import { totalmem } from "node:os";
-import { openCheckpoint } from "../model/checkpoint.ts";
+import { type Checkpoint, openCheckpoint } from "../model/checkpoint.ts";
 import { type LlamaConfig, readConfig } from "../model/config.ts";
 import { Llama } from "../model/llama.ts";
 import { adapterStamp } from "../model/lora_weights.ts";
-import { type ComputeType, loadWeights } from "../model/weights.ts";
+import { shardCheckpoint, shardConfig } from "../model/shard.ts";
+import { ShardedLlama, type ShardedLimits } from "../model/sharded_llama.ts";
+import { type ComputeType, countModel, loadWeights } from "../model/weights.ts";
 import { openDevice } from "../tensor/open_device.ts";
 import { UsageError } from "../util/errors.ts";
 import { AdapterTable } from "./adapter_table.ts";
 import { LlamaRunner, logitBytes, pageBytes } from "./llama_runner.ts";
 import type { EngineInfo } from "./messages.ts";
+import { LeadingRunner, type RankGroup } from "./tensor_parallel.ts";
 
 export interface RunnerOptions {
   directory: string;
@@ -28,6 +31,8 @@ export interface RunnerOptions {
   cacheBytes: number | null;
   /** LoRA adapters that may be in memory together. */
   maxAdapters: number;
+  /** Ranks that hold the model together. */
+  tensorParallel: number;
 }
 
 export const defaultRunnerOptions: Omit<RunnerOptions, "directory"> = {
@@ -39,6 +44,7 @@ export const defaultRunnerOptions: Omit<RunnerOptions, "directory"> = {
   maxStepTokens: 512,
   cacheBytes: null,
   maxAdapters: 16,
+  tensorParallel: 1,
 };
 
 export type LoadProgress = (stage: string, done: number, total: number) => void;
@@ -49,6 +55,7 @@ const GiB = 2 ** 30;
 export async function loadRunner(
   options: RunnerOptions,
   onProgress: LoadProgress = () => {},
+  group: RankGroup | null = null,
 ): Promise<{ runner: LlamaRunner; info: EngineInfo }> {
   const start = performance.now();
   const config = await readConfig(options.directory);
@@ -61,36 +68,63 @@ export async function loadRunner(
   const checkpoint = await openCheckpoint(options.directory);
   const types = new Set([...checkpoint.tensors.values()].map((tensor) => tensor.dtype));
   const compute = computeType(options.dtype, types);
-  const device = openDevice(options.device, { threads: options.threads });
+  const device = group?.device ?? openDevice(options.device, { threads: options.threads });
   if (compute === "f64" && !device.readsHostMemory)
     throw new UsageError("--dtype float64 runs on the CPU only; choose float32 or bfloat16 for a GPU.");
-  const weights = loadWeights(device, checkpoint, config, compute, (done, total) =>
-    onProgress("loading weights", done, total),
-  );
-  const model = new Llama(device, config, weights, {
-    maxTokens: options.maxStepTokens,
-    positions: options.maxModelLen ?? longest,
-  });
-  const cache = planCache(model, options, options.maxModelLen ?? longest);
-  const runner = new LlamaRunner(model, {
+  const onWeights = (done: number, total: number) => onProgress("loading weights", done, total);
+  const sizes = {
     maxTokens: options.maxStepTokens,
     maxRows: Math.min(options.maxSequences, options.maxStepTokens),
-    pageSize,
-    ...cache,
-  });
+    positions: options.maxModelLen ?? longest,
+  };
+  const model =
+    group === null
+      ? new Llama(device, config, loadWeights(device, checkpoint, config, compute, onWeights), sizes)
+      : loadShard(group, checkpoint, config, compute, sizes, onWeights);
+  const { weights } = model;
+  const cache = planCache(model, options, options.maxModelLen ?? longest, group);
+  const limits = { ...sizes, pageSize, ...cache };
+  const runner =
+    group !== null && model instanceof ShardedLlama && group.rank === 0
+      ? new LeadingRunner(model, limits, group)
+      : new LlamaRunner(model, limits);
+  const bytes = totalOf(group, [weights.bytes, runner.cacheBytes]);
   const info: EngineInfo = {
     vocabularySize: config.vocabularySize,
     maxModelLen: cache.maxModelLen,
     maxSequences: options.maxSequences,
     dtype: { f32: "float32", bf16: "bfloat16", f64: "float64" }[compute],
-    device: `${device.info.name} (${device.info.isa}, ${device.info.threads} ${device.readsHostMemory ? "threads" : "multiprocessors"})`,
+    device: `${group === null ? "" : `${group.world} ranks of `}${device.info.name} (${device.info.isa}, ${device.info.threads} ${device.readsHostMemory ? "threads" : "multiprocessors"})`,
     parameterCount: weights.parameterCount,
-    weightBytes: weights.bytes,
-    cacheBytes: runner.cacheBytes,
+    weightBytes: bytes[0] as number,
+    cacheBytes: bytes[1] as number,
     loadMs: performance.now() - start,
     hiddenSize: config.hiddenSize,
   };
   return { runner, info };
+}
+
+/** One rank's share of the weights. */
+function loadShard(
+  group: RankGroup,
+  checkpoint: Checkpoint,
+  config: LlamaConfig,
+  compute: ComputeType,
+  sizes: ShardedLimits,
+  onWeights: (done: number, total: number) => void,
+): ShardedLlama {
+  const own = shardCheckpoint(checkpoint, config, group);
+  const shard = shardConfig(config, group);
+  const weights = loadWeights(group.device, own.checkpoint, shard, compute, onWeights, own.parameters);
+  const parameterCount = countModel(config);
+  return new ShardedLlama(group.device, config, { ...weights, parameterCount }, sizes, group.sums);
+}
+
+/** Sums over the ranks. */
+function totalOf(group: RankGroup | null, numbers: number[]): number[] {
+  if (group === null) return numbers;
+  const all = group.steps.exchange(Float64Array.from(numbers), { of: "bytes" });
+  return numbers.map((_, i) => all.reduce((sum, n, at) => sum + (at % numbers.length === i ? n : 0), 0));
 }
 
 /** Loads adapters beside the runner's model when they are asked for. */
@@ -130,11 +164,12 @@ export function longestSequence(config: LlamaConfig): number {
   }
 }
 
-/** Pages for every sequence at full length, or as many as the budget holds. */
+/** Pages for every sequence at full length, or as many as the budget holds: that of the rank that holds fewest. */
 function planCache(
   model: Llama,
   options: RunnerOptions,
   wanted: number,
+  group: RankGroup | null,
 ): { pageCount: number; maxModelLen: number } {
   const bytes = pageBytes(model, pageSize);
   const all = Math.ceil(wanted / pageSize) * options.maxSequences;
@@ -142,15 +177,20 @@ function planCache(
   const { freeBytes } = model.device;
   // A GPU's memory serves nothing else; a tenth is left for scratch.
   const share = freeBytes === null ? (availableMemory() - logits) / 4 : (freeBytes - logits) * 0.9;
-  const budget = options.cacheBytes ?? Math.max(share, 0);
-  const pageCount = Math.min(all, Math.floor(budget / bytes));
+  // Ranks on the CPU share the machine's memory, and what the user gave is for all.
+  const ranks = group?.world ?? 1;
+  const given = options.cacheBytes === null ? null : options.cacheBytes / ranks;
+  const budget = given ?? Math.max(freeBytes === null ? share / ranks : share, 0);
+  const own = Math.min(all, Math.floor(budget / bytes));
+  const pageCount =
+    group === null ? own : Math.min(...group.steps.exchange(Float64Array.of(own), { of: "pages" }));
   const holds = pageCount * pageSize;
   if (holds >= wanted) return { pageCount, maxModelLen: wanted };
   if (options.maxModelLen === null && holds >= Math.min(wanted, 1024))
     return { pageCount, maxModelLen: holds };
   const needed = ((Math.ceil(wanted / pageSize) * bytes) / GiB).toFixed(2);
   throw new UsageError(
-    `A KV cache of ${(budget / GiB).toFixed(2)} GiB holds ${holds} tokens, fewer than one sequence of ${wanted}, which takes ${needed} GiB. Lower --max-model-len or raise --cache-memory.`,
+    `A KV cache of ${(budget / GiB).toFixed(2)} GiB${group === null ? "" : " a rank"} holds ${holds} tokens, fewer than one sequence of ${wanted}, which takes ${needed} GiB. Lower --max-model-len or raise --cache-memory.`,
   );
 }
 

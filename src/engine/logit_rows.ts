@@ -120,11 +120,11 @@ export class LogitRows {
     ops.gatherRows(picked, hidden, index);
     const logits = this.logits.rows(rows.length);
     if (!this.wide) {
-      this.model.head(logits, picked);
+      this.model.head(logits, picked, rows);
       return logits;
     }
     const wide = this.wide.rows(rows.length);
-    this.model.head(wide, picked);
+    this.model.head(wide, picked, rows);
     device.upload(logits, Float32Array.from(device.download(wide) as Float64Array));
     return logits;
   }

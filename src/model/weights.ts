@@ -6,6 +6,7 @@ import { type Device, MappedFile } from "../tensor/device.ts";
 import { bytesOf, type DType, type PackedMatrix, Tensor } from "../tensor/tensor.ts";
 import { UsageError } from "../util/errors.ts";
 import type { Checkpoint, CheckpointTensor } from "./checkpoint.ts";
+import { packColumns } from "./column_slice.ts";
 import type { LlamaConfig } from "./config.ts";
 
 export interface Block {
@@ -70,8 +71,8 @@ export function loadWeights(
   config: LlamaConfig,
   compute: ComputeType,
   onProgress: (done: number, total: number) => void = () => {},
+  { layers, top, embedding: embeddingPart } = parametersOf(config),
 ): LlamaWeights {
-  const { layers, top, embedding: embeddingPart } = parametersOf(config);
   const parameters = [...layers.flat(), ...top];
   checkNames(checkpoint, parameters, embeddingPart, config);
   const activationType = compute === "f64" ? "f64" : "f32";
@@ -202,6 +203,12 @@ function sizeOf(device: Device, parameters: Parameter[], compute: ComputeType, a
   return parameters.reduce((sum, parameter) => sum + aligned(bytes(parameter)), 0);
 }
 
+/** Parameters of a whole model. */
+export function countModel(config: LlamaConfig): number {
+  const { layers, top, embedding } = parametersOf(config);
+  return countParameters([...layers.flat(), ...top], embedding, config);
+}
+
 function countParameters(parameters: Parameter[], embedding: Part, config: LlamaConfig): number {
   const parts = [...parameters.flatMap(partsOf), ...(config.tieEmbeddings ? [] : [embedding])];
   return parts.reduce((sum, part) => sum + part.shape.reduce((a, b) => a * b, 1), 0);
@@ -288,13 +295,21 @@ class Loader {
     for (const part of p.matrix) {
       const entry = entryOf(this.checkpoint, part);
       const rows = part.shape[0] as number;
-      this.arena.device.pack(
-        packed,
-        this.files.get(entry.file).data + entry.begin,
-        row,
-        rows,
-        elementType(entry),
-      );
+      const { columns } = entry;
+      if (columns)
+        packColumns(this.arena.device, packed, row, this.files.get(entry.file), {
+          ...entry,
+          columns,
+          type: elementType(entry),
+        });
+      else
+        this.arena.device.pack(
+          packed,
+          this.files.get(entry.file).data + entry.begin,
+          row,
+          rows,
+          elementType(entry),
+        );
       row += rows;
       this.progress(entry);
     }

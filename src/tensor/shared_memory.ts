@@ -23,6 +23,8 @@ export interface SharedMemoryOptions {
   world: number;
   /** How long a rank waits for the others before it calls them lost. */
   timeoutSeconds: number;
+  /** The same until all have joined (default: timeoutSeconds). */
+  joinSeconds?: number;
   /** Told before this rank waits for a collective (its symbol) and after (null). */
   onWait?: (symbol: string | null) => void;
   /** Bytes of shared memory a rank; longer tensors go through it piece by piece. */
@@ -81,7 +83,7 @@ class SharedMemoryCommunicator implements Communicator {
       rank,
       world,
       stagingBytes,
-      timeoutSeconds,
+      options.joinSeconds ?? timeoutSeconds,
     );
     device.check("koala_comm_open", status);
     this.handle = Number(out[0]) as Pointer;
