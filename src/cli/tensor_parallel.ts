@@ -35,7 +35,8 @@ export async function openRunner(options: RunnerOptions, onProgress?: LoadProgre
   try {
     const joined = joinGroup({ options, rank: 0, port: others.port, steps: others.steps });
     const group = await Promise.race([joined, others.failed]);
-    return { ...(await loadRunner(options, onProgress, group)), lost: others.lost };
+    const loaded = () => Promise.race([others.loaded, others.failed]);
+    return { ...(await loadRunner(options, onProgress, { ...group, loaded })), lost: others.lost };
   } catch (error) {
     throw await others.end(error);
   } finally {
@@ -62,10 +63,13 @@ export interface RankStart {
   steps: string;
 }
 
-/** How long ranks wait for each other, in a step or to come. */
-const timeoutSeconds = 120;
+/** What a rank tells rank 0 beside its collectives. */
+type FromRank = { type: "loaded" } | { type: "failed"; error: string };
 
-async function joinGroup({ options, rank, port, steps }: RankStart): Promise<RankGroup> {
+/** How long ranks wait for each other, in a step or to come. */
+const timeoutSeconds = 60;
+
+async function joinGroup({ options, rank, port, steps }: RankStart): Promise<Omit<RankGroup, "loaded">> {
   const world = options.tensorParallel;
   const threads = threadsOfRank(options.threads || availableParallelism(), world);
   const device = openDevice(deviceOfRank(options.device, rank), { threads });
@@ -81,7 +85,7 @@ async function joinGroup({ options, rank, port, steps }: RankStart): Promise<Ran
       name: steps,
       rank,
       world,
-      timeoutSeconds: forever,
+      timeoutSeconds: rank === 0 ? timeoutSeconds : forever,
       joinSeconds: timeoutSeconds,
       stagingBytes: 1 << 20,
     }),
@@ -97,6 +101,8 @@ class OtherRanks {
   readonly lost: Promise<string>;
   /** Rejects when one has ended. */
   readonly failed: Promise<never>;
+  /** Resolves when all have loaded their shares. */
+  readonly loaded: Promise<void>;
   private readonly rendezvous;
   private readonly ranks: Bun.Subprocess[];
 
@@ -110,7 +116,11 @@ class OtherRanks {
     });
     // Whoever waits sees it.
     this.failed.catch(() => {});
-    this.ranks = Array.from({ length: world - 1 }, (_, i) => this.start({ options, rank: i + 1 }, resolve));
+    const shares = Array.from({ length: world - 1 }, () => Promise.withResolvers<void>());
+    this.loaded = Promise.all(shares.map((share) => share.promise)).then(() => {});
+    this.ranks = shares.map((share, i) =>
+      this.start({ options, rank: i + 1 }, { onLoaded: share.resolve, onEnd: resolve }),
+    );
   }
 
   get port(): number {
@@ -133,7 +143,7 @@ class OtherRanks {
 
   private start(
     start: Pick<RankStart, "options" | "rank">,
-    onEnd: (sentence: string) => void,
+    { onLoaded, onEnd }: { onLoaded: () => void; onEnd: (sentence: string) => void },
   ): Bun.Subprocess {
     const { rank, options } = start;
     let lastWords: string | null = null;
@@ -142,7 +152,10 @@ class OtherRanks {
       // What a library prints must not land in an answer that is printed on stdout.
       stdio: ["ignore", process.stderr.fd, "inherit"],
       serialization: "json",
-      ipc: ({ error }: { error: string }) => (lastWords = error),
+      ipc: (message: FromRank) => {
+        if (message.type === "loaded") onLoaded();
+        else lastWords = message.error;
+      },
       onExit: (_, exitCode) => {
         const how = child.signalCode === null ? `with exit code ${exitCode}` : `by ${child.signalCode}`;
         const why = child.signalCode === "SIGKILL" ? "; the usual reason is too little memory" : "";
@@ -172,17 +185,23 @@ export async function runEngineRank(start: RankStart): Promise<never> {
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => {});
   try {
     const group = await joinGroup(start);
-    const { runner } = await loadRunner(start.options, () => {}, group);
+    const loaded = () => tell({ type: "loaded" });
+    const { runner } = await loadRunner(start.options, () => {}, { ...group, loaded });
     if (!(runner.model instanceof ShardedLlama)) throw new Error("a rank without a share");
-    await follow(runner, runner.model, group);
+    await follow(runner, runner.model, group.steps);
     process.exit(0);
   } catch (error) {
     // Who lost another has nothing to say.
     if (error instanceof CollectiveError) process.exit(0);
-    process.send?.({ error: sentenceOf(start.rank, error) });
-    await Bun.sleep(50);
+    await tell({ type: "failed", error: sentenceOf(start.rank, error) });
     process.exit(1);
   }
+}
+
+/** Returns when the message has left: what comes next may be an exit, or a collective that turns no event loop. */
+async function tell(message: FromRank): Promise<void> {
+  process.send?.(message);
+  await Bun.sleep(50);
 }
 
 /** A user's mistake is every rank's; what else fails is this one's. */

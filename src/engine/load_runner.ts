@@ -81,6 +81,7 @@ export async function loadRunner(
     group === null
       ? new Llama(device, config, loadWeights(device, checkpoint, config, compute, onWeights), sizes)
       : loadShard(group, checkpoint, config, compute, sizes, onWeights);
+  await group?.loaded();
   const { weights } = model;
   const cache = planCache(model, options, options.maxModelLen ?? longest, group);
   const limits = { ...sizes, pageSize, ...cache };

@@ -17,8 +17,11 @@ export interface RankGroup extends Shard {
   device: Device;
   /** For the sums of every layer; what does not end in time hangs. */
   sums: Communicator;
-  /** For what rank 0 tells; in host memory, and without a limit of time: nobody may ask for hours. */
+  /** For what rank 0 tells, from memory of the host to memory of the host. Those who hear wait without a limit: nobody may ask
+   *  for hours. */
   steps: Communicator;
+  /** Returns when every rank has loaded its share, however long its disk takes. Throws where one could not. */
+  loaded(): Promise<void>;
 }
 
 /** The first number of a message. */
@@ -156,7 +159,7 @@ function readRows(
 }
 
 /** Every other rank's day; returns when rank 0 has closed its runner. Throws where rank 0, or a step, is lost. */
-export async function follow(runner: LlamaRunner, model: ShardedLlama, { steps }: RankGroup): Promise<void> {
+export async function follow(runner: LlamaRunner, model: ShardedLlama, steps: Communicator): Promise<void> {
   const channel = new Channel(steps);
   const adapters = new Map<AdapterNumber, LoraWeights>();
   for (;;) {
