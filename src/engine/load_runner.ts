@@ -84,7 +84,8 @@ export async function loadRunner(
   await group?.loaded();
   const { weights } = model;
   const cache = planCache(model, options, options.maxModelLen ?? longest, group);
-  const limits = { ...sizes, pageSize, ...cache };
+  // A graph holds ops of one device; what ranks do together is asked for by their hosts.
+  const limits = { ...sizes, pageSize, ...cache, graphs: group === null };
   const runner =
     group !== null && model instanceof ShardedLlama && group.rank === 0
       ? new LeadingRunner(model, limits, group)
@@ -178,10 +179,10 @@ function planCache(
   const { freeBytes } = model.device;
   // A GPU's memory serves nothing else; a tenth is left for scratch.
   const share = freeBytes === null ? (availableMemory() - logits) / 4 : (freeBytes - logits) * 0.9;
-  // Ranks on the CPU share the machine's memory, and what the user gave is for all.
+  // What the user gave is for all ranks, and those on the CPU or on a GPU that was named share its memory.
   const ranks = group?.world ?? 1;
   const given = options.cacheBytes === null ? null : options.cacheBytes / ranks;
-  const budget = given ?? Math.max(freeBytes === null ? share / ranks : share, 0);
+  const budget = given ?? Math.max(options.device === "cuda" ? share : share / ranks, 0);
   const own = Math.min(all, Math.floor(budget / bytes));
   const pageCount =
     group === null ? own : Math.min(...group.steps.exchange(Float64Array.of(own), { of: "pages" }));

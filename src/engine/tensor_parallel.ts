@@ -74,10 +74,7 @@ export class LeadingRunner extends LlamaRunner {
       message.set(name, 2);
     });
     const loaded = this.group.steps.exchange(Float64Array.of(1), { of: "an adapter" });
-    weights.onClose = () => {
-      this.adapters.delete(weights);
-      this.channel.tell(2, (message) => message.set([kinds.closeAdapter, number]));
-    };
+    weights.onClose = () => this.forget(weights, number);
     const without = loaded.indexOf(0);
     if (without >= 0) {
       weights.close();
@@ -92,6 +89,16 @@ export class LeadingRunner extends LlamaRunner {
   override close(): void {
     this.channel.tell(1, (message) => (message[0] = kinds.end));
     super.close();
+  }
+
+  private forget(weights: LoraWeights, number: AdapterNumber): void {
+    this.adapters.delete(weights);
+    try {
+      this.channel.tell(2, (message) => message.set([kinds.closeAdapter, number]));
+    } catch (error) {
+      // Of ranks that are lost nobody holds anything; the next step says so.
+      if (!(error instanceof CollectiveError)) throw error;
+    }
   }
 
   private tellRows(rows: readonly StepRow[]): void {

@@ -64,8 +64,8 @@ export class Llama {
     return h;
   }
 
-  /** logits [R, V] of the hidden states of R rows, which stood at `_places` of what `forward` gave last. */
-  head(logits: Tensor, hidden: Tensor, _places: readonly number[]): void {
+  /** logits [R, V] of the hidden states of R rows, which stood at `_places` (the first R) of what `forward` gave last. */
+  head(logits: Tensor, hidden: Tensor, _places?: readonly number[]): void {
     this.ops.matmul(logits, hidden, this.weights.head);
   }
 

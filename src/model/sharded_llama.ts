@@ -67,8 +67,8 @@ export class ShardedLlama extends Llama {
   }
 
   /** On rank 0: the whole logits, of which the others compute their columns when `onHead` has told them to. */
-  override head(logits: Tensor, hidden: Tensor, places: readonly number[]): void {
-    this.onHead(places, logits.dtype);
+  override head(logits: Tensor, hidden: Tensor, places?: readonly number[]): void {
+    this.onHead(places ?? Array.from({ length: hidden.dim(0) }, (_, i) => i), logits.dtype);
     const parts = this.gatherLogits(hidden, logits.dtype);
     this.join(logits, parts);
   }
