@@ -22,7 +22,7 @@ test.each(["f32", "bf16"] as const)(
     const path = join(temporaryFolder("columns"), "matrix");
     const begin = 16;
     const bytes = new Uint8Array((type === "f32" ? whole : float32ToBfloat16(whole)).buffer);
-    await Bun.write(path, new Blob([new Uint8Array(begin), bytes]));
+    await Bun.write(path, Buffer.concat([new Uint8Array(begin), bytes]));
     const file = MappedFile.open(device, path);
     const arena = new Arena(device, "test", 1 << 20);
     // Behind 32 rows of another matrix.
