@@ -12,15 +12,15 @@ export interface ModelFlags {
   dtype: RunnerOptions["dtype"];
   device: string;
   threads: number;
+  tensorParallel?: number;
   maxModelLen?: number;
   maxSequences: number;
   maxStepTokens: number;
   cacheMemory?: number;
   maxLoras?: number;
-  tensorParallel?: number;
 }
 
-/** Adds --dtype, --device, --threads, --tensor-parallel, --max-model-len, --max-sequences, --max-step-tokens, --cache-memory. */
+/** Adds --dtype, --device, --threads, --max-model-len, --max-sequences, --max-step-tokens, --cache-memory. */
 export function addModelFlags(command: Command): Command {
   const d = defaultRunnerOptions;
   return command
@@ -68,12 +68,12 @@ export function runnerOptions(directory: string, flags: ModelFlags): RunnerOptio
     dtype: flags.dtype,
     device: flags.device,
     threads: flags.threads,
+    tensorParallel: flags.tensorParallel ?? defaultRunnerOptions.tensorParallel,
     maxModelLen: flags.maxModelLen ?? null,
     maxSequences: flags.maxSequences,
     maxStepTokens: flags.maxStepTokens,
     cacheBytes: flags.cacheMemory === undefined ? null : flags.cacheMemory * 2 ** 30,
     maxAdapters: flags.maxLoras ?? defaultRunnerOptions.maxAdapters,
-    tensorParallel: flags.tensorParallel ?? defaultRunnerOptions.tensorParallel,
   };
 }
 

@@ -22,6 +22,8 @@ export interface RunnerOptions {
   device: string;
   /** 0: every core this process may run on. */
   threads: number;
+  /** Ranks that hold the model together. */
+  tensorParallel: number;
   /** null: what the model was made for, or what the cache holds. */
   maxModelLen: number | null;
   maxSequences: number;
@@ -31,20 +33,18 @@ export interface RunnerOptions {
   cacheBytes: number | null;
   /** LoRA adapters that may be in memory together. */
   maxAdapters: number;
-  /** Ranks that hold the model together. */
-  tensorParallel: number;
 }
 
 export const defaultRunnerOptions: Omit<RunnerOptions, "directory"> = {
   dtype: "auto",
   device: "cpu",
   threads: 0,
+  tensorParallel: 1,
   maxModelLen: null,
   maxSequences: 64,
   maxStepTokens: 512,
   cacheBytes: null,
   maxAdapters: 16,
-  tensorParallel: 1,
 };
 
 export type LoadProgress = (stage: string, done: number, total: number) => void;
@@ -90,20 +90,19 @@ export async function loadRunner(
     group !== null && model instanceof ShardedLlama && group.rank === 0
       ? new LeadingRunner(model, limits, group)
       : new LlamaRunner(model, limits);
-  const bytes = totalOf(group, [weights.bytes, runner.cacheBytes]);
   const info: EngineInfo = {
     vocabularySize: config.vocabularySize,
     maxModelLen: cache.maxModelLen,
     maxSequences: options.maxSequences,
     dtype: { f32: "float32", bf16: "bfloat16", f64: "float64" }[compute],
-    device: `${group === null ? "" : `${group.world} ranks of `}${device.info.name} (${device.info.isa}, ${device.info.threads} ${device.readsHostMemory ? "threads" : "multiprocessors"})`,
+    device: `${device.info.name} (${device.info.isa}, ${device.info.threads} ${device.readsHostMemory ? "threads" : "multiprocessors"})`,
     parameterCount: weights.parameterCount,
-    weightBytes: bytes[0] as number,
-    cacheBytes: bytes[1] as number,
+    weightBytes: weights.bytes,
+    cacheBytes: runner.cacheBytes,
     loadMs: performance.now() - start,
     hiddenSize: config.hiddenSize,
   };
-  return { runner, info };
+  return { runner, info: group === null ? info : ofAllRanks(group, info) };
 }
 
 /** One rank's share of the weights. */
@@ -122,11 +121,12 @@ function loadShard(
   return new ShardedLlama(group.device, config, { ...weights, parameterCount }, sizes, group.sums);
 }
 
-/** Sums over the ranks. */
-function totalOf(group: RankGroup | null, numbers: number[]): number[] {
-  if (group === null) return numbers;
-  const all = group.steps.exchange(Float64Array.from(numbers), { of: "bytes" });
-  return numbers.map((_, i) => all.reduce((sum, n, at) => sum + (at % numbers.length === i ? n : 0), 0));
+/** What is one rank's in `info` becomes that of all together. */
+function ofAllRanks({ steps, world }: RankGroup, info: EngineInfo): EngineInfo {
+  const total = (bytes: number) =>
+    steps.exchange(Float64Array.of(bytes), { of: "bytes" }).reduce((sum, own) => sum + own, 0);
+  const [weightBytes, cacheBytes] = [total(info.weightBytes), total(info.cacheBytes)];
+  return { ...info, device: `${world} ranks of ${info.device}`, weightBytes, cacheBytes };
 }
 
 /** Loads adapters beside the runner's model when they are asked for. */
