@@ -129,18 +129,21 @@ describe.each(testDevice === "cpu" ? cases : cases.slice(0, 1))("%s on %i ranks"
   });
 });
 
-describe.skipIf(testDevice !== "cpu")("other element types on two ranks", () => {
-  test.each([...families])("%s in float64 differs from one rank in the last bits only", async (family) => {
-    const ids = (await readGolden(family)).ids("inputs.ids")[0] as number[];
-    const [one, two] = await Promise.all(
-      [1, 2].map((ranks) => open(familyDirectory(family), ranks, { dtype: "float64" })),
-    );
-    const alone = (one as LlamaRunner).logitsOf(row(0, ids, 0));
-    // Logits are rounded to float32 in the end: one step of its last bit at most.
-    expect(farthest((two as LlamaRunner).logitsOf(row(0, ids, 0)), alone) / largest(alone)).toBeLessThan(
-      2 ** -23,
-    );
-  });
+describe("other element types on two ranks", () => {
+  test.skipIf(testDevice !== "cpu").each([...families])(
+    "%s in float64 differs from one rank in the last bits only",
+    async (family) => {
+      const ids = (await readGolden(family)).ids("inputs.ids")[0] as number[];
+      const [one, two] = await Promise.all(
+        [1, 2].map((ranks) => open(familyDirectory(family), ranks, { dtype: "float64" })),
+      );
+      const alone = (one as LlamaRunner).logitsOf(row(0, ids, 0));
+      // Logits are rounded to float32 in the end: one step of its last bit at most.
+      expect(farthest((two as LlamaRunner).logitsOf(row(0, ids, 0)), alone) / largest(alone)).toBeLessThan(
+        2 ** -23,
+      );
+    },
+  );
 
   test.each(["llama-gqa-rope3", "qwen3-qknorm"])(
     "%s in bfloat16 is as close to PyTorch as one rank is",
