@@ -157,9 +157,10 @@ class OtherRanks {
         else lastWords = message.error;
       },
       onExit: (_, exitCode) => {
-        const how = child.signalCode === null ? `with exit code ${exitCode}` : `by ${child.signalCode}`;
-        const why = child.signalCode === "SIGKILL" ? "; the usual reason is too little memory" : "";
-        onEnd(lastWords ?? `Rank ${rank} of the engine's ${options.tensorParallel} ended ${how}${why}.`);
+        const { signalCode } = child;
+        const how = signalCode === null ? `ended with exit code ${exitCode}` : `was ended by ${signalCode}`;
+        const why = signalCode === "SIGKILL" ? "; the usual reason is too little memory" : "";
+        onEnd(lastWords ?? `Rank ${rank} of the engine's ${options.tensorParallel} ${how}${why}.`);
       },
     });
     // It lives as long as something else here does.

@@ -122,7 +122,7 @@ describe("a model on two ranks behind the API", () => {
       () => "it ended well",
       (error: Error) => error.message,
     );
-    expect(failure).toContain("Rank 1 of the engine's 2 ended by SIGKILL");
+    expect(failure).toContain("Rank 1 of the engine's 2 was ended by SIGKILL");
     await eventually(async () => (await fetch(`${two.url}/readyz`)).status === 200);
     const after = familyOf(two);
     expect(after.engine).not.toBe(before.engine);
@@ -135,7 +135,7 @@ describe("a model on two ranks behind the API", () => {
   test("a rank that is killed while nobody asks is missed at once", async () => {
     const before = familyOf(two);
     process.kill(before.ranks[0] as number, "SIGKILL");
-    await eventually(() => two.stderr().split("Rank 1 of the engine's 2 ended by SIGKILL").length === 3);
+    await eventually(() => two.stderr().split("Rank 1 of the engine's 2 was ended by SIGKILL").length === 3);
     await eventually(async () => (await fetch(`${two.url}/readyz`)).status === 200);
     await eventually(() => familyOf(two).ranks.length === 1);
   });
