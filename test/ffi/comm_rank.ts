@@ -155,6 +155,25 @@ export function toBfloat16(values: Float32Array): Uint16Array {
 export const fromBfloat16 = (bits: Uint16Array): Float32Array =>
   new Float32Array(Uint32Array.from(bits, (word) => word * 65536).buffer);
 
+/** Small and large sums of the device's memory by turns with those of the program's: how many are wrong. */
+function takeTurns(comm: Pointer, rank: number, world: number): Record<string, string> {
+  let wrong = 0;
+  for (const n of [7, 70_001, 7, 7, 130_000, 70_001, 7]) {
+    const inMemory = new Float32Array(n).fill(rank + 1);
+    const onDevice = new Float32Array(n).fill(10 * (rank + 1));
+    const type = dtypeCode.f32;
+    if (n % 2 === 1) {
+      call(native.koala_comm_all_reduce(comm, ticketAt, ptr(inMemory), n, type, label, LONG));
+      call(native.koala_comm_wait(comm, ticket[0]!));
+    }
+    allReduce(comm, onDevice);
+    const sum = (world * (world + 1)) / 2;
+    wrong += onDevice.filter((x) => x !== 10 * sum).length;
+    if (n % 2 === 1) wrong += inMemory.filter((x) => x !== sum).length;
+  }
+  return { wrong: String(wrong) };
+}
+
 /** Waits for the others where one of them never comes; rank 1 is that one. */
 async function misbehave(comm: Pointer, rank: number, scenario: string): Promise<void> {
   const x = new Float32Array(50_000).fill(rank);
@@ -187,12 +206,13 @@ if (import.meta.main) {
     console.log(Buffer.from(text.subarray(0, text.indexOf(0))).toString());
     process.exit(0);
   }
-  call(native.koala_comm_open(ptr(out), target!.device, cstring(name), rank, world, SLOT, LONG));
-  const comm = Number(out[0]) as Pointer;
   const report: RankReport = { results: {}, error: null, waitedMs: 0 };
   const start = performance.now();
   try {
+    call(native.koala_comm_open(ptr(out), target!.device, cstring(name), rank, world, SLOT, LONG));
+    const comm = Number(out[0]) as Pointer;
     if (scenario === "sums") report.results = collect(comm, rank, world);
+    else if (scenario === "turns") report.results = takeTurns(comm, rank, world);
     else if (scenario === "bfloat16") report.results = collectBfloat16(comm, rank, world);
     else await misbehave(comm, rank, scenario);
     if (scenario !== "close" || rank !== 1) call(native.koala_comm_close(comm));

@@ -144,6 +144,34 @@ const mutations: Mutation[] = [
     from: "    __syncthreads();",
     to: "",
   },
+  {
+    name: "ranks that sum each other's memory without meeting",
+    file: "comm_peer.cu",
+    unit: "comm_peer",
+    test: "peer",
+    pattern: "when rank 1 is lost",
+    from: "return comm_settle(c) || comm_meet(c, collective) ? -1 : 0;",
+    to: "return comm_settle(c);",
+    always: true,
+  },
+  {
+    name: "ranks that sum from the last to the first",
+    file: "rank_sums.cuh",
+    unit: "comm_peer",
+    test: "peer",
+    pattern: "in rank order",
+    from: "for (int r = 0; r < world; r++) {\n    compute_t<In>",
+    to: "for (int r = world - 1; r >= 0; r--) {\n    compute_t<In>",
+  },
+  {
+    name: "a part of a sum in the place of another rank's",
+    file: "comm_peer.cu",
+    unit: "comm_peer",
+    test: "peer",
+    pattern: "in rank order",
+    from: "halves.parts<T>(c->world, c->rank * stride)",
+    to: "halves.parts<T>(c->world, c->rank * count)",
+  },
 ];
 
 const absent =

@@ -78,7 +78,7 @@ async function train(
   const communicator = await joinRanks(device, place, {
     agreement,
     onWait: wait,
-    onStaged: (sentence) => void process.stderr.write(`koala: ${sentence}\n`),
+    onTransport: (sentence) => void process.stderr.write(`koala: ${sentence}\n`),
   });
   onJoin(communicator);
   report(0, "load");
