@@ -7,7 +7,7 @@ import { loadTemplate, namedTemplate } from "../text/template.ts";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
 import type { TrainEvent } from "../train/events.ts";
 import type { Prompt } from "../train/generate.ts";
-import { launchRanks } from "../train/ranks/launch.ts";
+import { type LaunchOptions, launchRanks } from "../train/ranks/launch.ts";
 import { runRankProcess } from "../train/ranks/rank_process.ts";
 import { placeFromEnvironment } from "../train/ranks/environment.ts";
 import type { Recipe } from "../train/recipe.ts";
@@ -104,10 +104,7 @@ export async function trainRecipe(
     command: (json) => selfCommand("rank", json),
     signal: stop.signal,
     onRestart: (report) => process.stderr.write(`koala: ${report}\n`),
-    onMessage: (message) =>
-      message.type === "event"
-        ? reporter.event(message.event)
-        : reporter.progress(message.stage, message.done, message.total),
+    onMessage: reporter.rank,
   });
   if (outcome === "stopped") endAsStopped(stop.signal);
 }
@@ -196,6 +193,20 @@ class Reporter {
         );
       default:
         return event satisfies never;
+    }
+  };
+
+  /** What rank 0 of several says. */
+  readonly rank: NonNullable<LaunchOptions["onMessage"]> = (message) => {
+    switch (message.type) {
+      case "event":
+        return this.event(message.event);
+      case "progress":
+        return this.progress(message.stage, message.done, message.total);
+      case "transport":
+        return this.line(message.sentence);
+      default:
+        return message satisfies never;
     }
   };
 

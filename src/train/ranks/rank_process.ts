@@ -27,6 +27,8 @@ export type RankRun = Pick<
 export type FromRank =
   | { type: "event"; event: TrainEvent }
   | { type: "progress"; stage: string; done: number; total: number }
+  /** What carries the collectives of ranks with GPUs. */
+  | { type: "transport"; sentence: string }
   /** `final`: the same start would fail the same way. */
   | { type: "failed"; error: string; final: boolean };
 
@@ -78,7 +80,10 @@ async function train(
   const communicator = await joinRanks(device, place, {
     agreement,
     onWait: wait,
-    onTransport: (sentence) => void process.stderr.write(`koala: ${sentence}\n`),
+    onTransport: (sentence) => {
+      if (process.send) tell({ type: "transport", sentence });
+      else process.stderr.write(`koala: ${sentence}\n`);
+    },
   });
   onJoin(communicator);
   report(0, "load");
