@@ -79,6 +79,16 @@ export class Device {
     return !this.info.isa.startsWith("sm_");
   }
 
+  /** Whether a GPU answers no more: after some errors every call of a process fails until it ends. */
+  get isLost(): boolean {
+    try {
+      this.readInfo();
+      return false;
+    } catch {
+      return true;
+    }
+  }
+
   /** Bytes that a GPU can still give; null where memory is the machine's. */
   get freeBytes(): number | null {
     return (JSON.parse(this.readInfo()) as DeviceInfo).free_bytes ?? null;
