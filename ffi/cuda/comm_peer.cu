@@ -149,11 +149,13 @@ int32_t run_on_device(koala_comm* c, const Collective& x) {
 }
 
 int32_t run(koala_comm* c, const Collective& collective) {
-  if (collective.kind == BARRIER || !is_device_memory(collective.out)) return shared_memory.run(c, collective);
-  int32_t status = run_on_device(c, collective);
-  if (status) shared_memory.give_up(c, c->rank, true);
-  else if (comm_settle(c)) status = -1, shared_memory.give_up(c, c->rank, true);
-  if (status) cudaStreamSynchronize(of_device(c)->stream);  // the sentence is that of what failed first
+  const bool on_host = collective.kind == BARRIER || !is_device_memory(collective.out);
+  int32_t status = on_host ? shared_memory.run(c, collective) : run_on_device(c, collective);
+  if (!on_host && !status) status = comm_settle(c);
+  if (!on_host && status) {
+    shared_memory.give_up(c, c->rank, true);
+    cudaStreamSynchronize(of_device(c)->stream);  // the sentence is that of what failed first
+  }
   comm_rest(c);
   return status;
 }
@@ -228,11 +230,13 @@ int32_t connect(koala_comm* c, double timeout_s) {
   for (int r = 0; r < c->world; r++)
     REQUIRE(!verdict_of(c, r)[0], "koala_comm_open: rank %d: %s KOALA_COMM=memory goes through the host's memory.", r,
         verdict_of(c, r));
+  comm_rest(c);
   return 0;
 }
 
 void leave(koala_comm* c) {
   PeerEnd* end = end_of(c);
+  cudaSetDevice(of_device(c)->dev->ordinal);
   if (end->joined) {
     comm_rest(c);
     comm_outlast_readers(c, LAST_READS_S);

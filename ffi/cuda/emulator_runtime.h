@@ -68,7 +68,8 @@ inline cudaError_t release(void* p) {
   auto at = memory.allocations.find((uintptr_t)p);
   if (at == memory.allocations.end() || at->second.foreign) return cudaErrorInvalidValue;
   if (at->second.file >= 0) {
-    // What others map stays theirs.
+    // A process that still reads it ends, where CUDA promises nothing.
+    if (ftruncate(at->second.file, 0) != 0) return cudaErrorInvalidValue;
     mmap(p, at->second.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
     close(at->second.file);
   }

@@ -22,6 +22,7 @@ export interface RankReport {
 }
 
 const LONG = 30;
+const LARGE_SLOT = 2 ** 23;
 
 function call(status: number): void {
   if (status !== 0) throw new Error(String(native.koala_last_error()));
@@ -51,6 +52,10 @@ function at(array: NodeJS.TypedArray): Pointer {
 function over(comm: Pointer, status: number): void {
   call(status);
   call(native.koala_comm_wait(comm, ticket[0]!));
+  fetchCopies();
+}
+
+function fetchCopies(): void {
   for (const { array, data } of copies.splice(0)) {
     call(native.koala_memory_copy(target!.device, ptr(array), data, array.byteLength));
     call(native.koala_memory_free(target!.device, data, array.byteLength));
@@ -174,6 +179,16 @@ function takeTurns(comm: Pointer, rank: number, world: number): Record<string, s
   return { wrong: String(wrong) };
 }
 
+/** A large broadcast in one piece, after which its root closes at once: whether bytes are wrong. */
+function hurry(comm: Pointer, rank: number): Record<string, string> {
+  const all = new Uint8Array(2 * LARGE_SLOT).fill(rank + 1);
+  call(native.koala_comm_broadcast(comm, ticketAt, at(all), all.length, 0, label, LONG));
+  call(native.koala_comm_wait(comm, ticket[0]!));
+  call(native.koala_comm_close(comm));
+  fetchCopies();
+  return { wrong: Buffer.alloc(all.length, 1).equals(all) ? "no" : "some" };
+}
+
 /** Waits for the others where one of them never comes; rank 1 is that one. */
 async function misbehave(comm: Pointer, rank: number, scenario: string): Promise<void> {
   const x = new Float32Array(50_000).fill(rank);
@@ -206,16 +221,19 @@ if (import.meta.main) {
     console.log(Buffer.from(text.subarray(0, text.indexOf(0))).toString());
     process.exit(0);
   }
+  const slot = scenario === "hurry" ? LARGE_SLOT : SLOT;
   const report: RankReport = { results: {}, error: null, waitedMs: 0 };
   const start = performance.now();
   try {
-    call(native.koala_comm_open(ptr(out), target!.device, cstring(name), rank, world, SLOT, LONG));
+    call(native.koala_comm_open(ptr(out), target!.device, cstring(name), rank, world, slot, LONG));
     const comm = Number(out[0]) as Pointer;
     if (scenario === "sums") report.results = collect(comm, rank, world);
+    else if (scenario === "hurry") report.results = hurry(comm, rank);
     else if (scenario === "turns") report.results = takeTurns(comm, rank, world);
     else if (scenario === "bfloat16") report.results = collectBfloat16(comm, rank, world);
     else await misbehave(comm, rank, scenario);
-    if (scenario !== "close" || rank !== 1) call(native.koala_comm_close(comm));
+    const closed = scenario === "hurry" || (scenario === "close" && rank === 1);
+    if (!closed) call(native.koala_comm_close(comm));
   } catch (error) {
     report.error = error instanceof Error ? error.message : String(error);
   }

@@ -164,6 +164,15 @@ const mutations: Mutation[] = [
     to: "for (int r = world - 1; r >= 0; r--) {\n    compute_t<In>",
   },
   {
+    name: "a rank that frees memory which others still read",
+    file: "comm_peer.cu",
+    unit: "comm_peer",
+    test: "peer",
+    pattern: "no slot is freed",
+    from: "    comm_outlast_readers(c, LAST_READS_S);",
+    to: "",
+  },
+  {
     name: "a part of a sum in the place of another rank's",
     file: "comm_peer.cu",
     unit: "comm_peer",

@@ -51,6 +51,15 @@ describe.skipIf(process.arch !== "x64" && emulated)("ranks that read each other'
     minutes,
   );
 
+  test(
+    "no slot is freed while another rank still reads it",
+    async () => {
+      const reports = await runRanks(4, "hurry", ranks());
+      for (const report of reports) expect(report).toMatchObject({ error: null, results: { wrong: "no" } });
+    },
+    minutes,
+  );
+
   describe("when rank 1 is lost, every other rank gets a sentence at once", () => {
     for (const [scenario, sentence] of [
       ["death", "koala_comm_all_reduce (numbers): rank 1 has ended or closed its communicator."],
