@@ -71,7 +71,7 @@ async function run(path: string, flags: TrainFlags): Promise<void> {
   const recipe = await readModelRecipe(path, settings);
   if (flags.minRanks !== undefined && flags.minRanks > recipe.ranks)
     throw new UsageError(
-      `--min-ranks is ${flags.minRanks} and ${recipe.ranks} ranks are to train. Name fewer.`,
+      `--min-ranks ${flags.minRanks} is more than --ranks ${recipe.ranks}. Name as many or fewer.`,
     );
   const place = placeFromEnvironment();
   if (place && flags.minRanks !== undefined)

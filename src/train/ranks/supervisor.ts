@@ -1,7 +1,7 @@
 /** Starts the ranks of a run, watches them, and starts all again from the last checkpoint when one dies or hangs; without
  *  those whose device is gone or that fail again and again, where fewer are allowed (places.ts).
- *  Always: ranks live and end together; after `superviseRanks` none is left. The report names the rank that failed first,
- *  not those that lost it. Without progress between failures the run is given up. */
+ *  Always: ranks live and end together; after `superviseRanks` none is left that the system can end. The report names the
+ *  rank that failed first, not those that lost it. Without progress between failures the run is given up. */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -76,8 +76,10 @@ export async function superviseRanks(options: SupervisorOptions): Promise<"finis
     await places.learn(failure.place, options.probe ?? (async () => null));
     const absence = places.absence();
     const who = absence === "" || places.chosen() === null ? "all" : "these";
+    // Where too few were left, the report says so already.
+    const said = absence === "" || absence === failure.report ? "" : ` ${absence}`;
     onRestart(
-      `${[failure.report, absence].filter((text) => text !== "").join(" ")} The other ranks were stopped, and ${who} start again ${where} in ${delay / 1000} s (restart ${restarts} of ${restartsMax}).`,
+      `${failure.report}${said} The other ranks were stopped, and ${who} start again ${where} in ${delay / 1000} s (restart ${restarts} of ${restartsMax}).`,
     );
     notice = absence;
     await pause(delay, signal);
@@ -228,11 +230,16 @@ class Attempt {
     clearTimeout(limit);
   }
 
-  /** Checkpoints are safe at every moment, so nobody needs to be asked. */
+  /** Checkpoints are safe at every moment, so nobody needs to be asked. The system cannot end a process that waits for a GPU
+   *  which answers no more: after a while the others go on beside it. */
   private async kill(): Promise<void> {
     for (const rank of this.ranks)
       if (rank.exitCode === null && rank.signalCode === null) rank.kill("SIGKILL");
-    await Promise.all(this.ranks.map((rank) => rank.exited));
+    const late = Promise.withResolvers<void>();
+    const timer = setTimeout(late.resolve, killedMs);
+    await Promise.race([Promise.all(this.ranks.map((rank) => rank.exited)), late.promise]);
+    clearTimeout(timer);
+    for (const rank of this.ranks) rank.unref();
   }
 }
 
@@ -271,6 +278,9 @@ class Silence {
     return busy.length > 0 ? busy : alive;
   }
 }
+
+/** Within which a process ends that was killed. */
+const killedMs = 60_000;
 
 const failedRank = (rank: Bun.Subprocess | undefined): boolean =>
   rank !== undefined && (rank.signalCode !== null || (rank.exitCode !== null && rank.exitCode !== 0));

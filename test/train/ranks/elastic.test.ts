@@ -68,6 +68,11 @@ describe("a run of four ranks, of which rank 2 has no device any more in step 4,
   });
 });
 
+test("each rank has the device that a list gives it", async () => {
+  const start = new TinyRun(folder).start({ devices: ["cpu", "cuda:77"] });
+  await expect(start).rejects.toThrow("--device cuda:77: ");
+});
+
 test("a rank that fails again and again is left out, though its device works", async () => {
   const run = new TinyRun(folder, ["zero=2"]);
   const outcome = run.start({ world: 4, ranksMin: 2, variables: { KOALA_FAULT: "after_reduce:4:3" } });
