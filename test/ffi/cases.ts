@@ -334,7 +334,7 @@ export function smallCases(): Case[] {
       gatherRowsCase({ T: 9, R: 5, D: 35, dtype }),
       sumRowsCase({ starts: [0, 3, 3, 10], D: 21, dtype }),
     );
-    for (const ctype of dtype === "f64" ? types : (["f32", "bf16"] as const)) {
+    for (const ctype of dtype === "f64" ? types : (["f32", "bf16", "f8"] as const)) {
       const common = { ctype, dtype } as const;
       cases.push(
         attentionCase({ sequences: [{ queries: 1, length: 1 }], H: 2, G: 2, E: 8, P: 32, ...common }),
@@ -383,30 +383,31 @@ export function smallCases(): Case[] {
     [64, 50],
     [128, 0],
   ] as const)
-    cases.push(
-      attentionCase({
-        sequences: [
-          {
-            queries: 70,
-            length: 150,
-          },
-          {
-            queries: 1,
-            length: 300,
-          },
-          {
-            queries: 3,
-            length: 3,
-          },
-        ],
-        H: 4,
-        G: 2,
-        E,
-        P: 32,
-        window,
-        ctype: "bf16",
-        dtype: "bf16",
-      }),
-    );
+    for (const ctype of ["bf16", "f8"] as const)
+      cases.push(
+        attentionCase({
+          sequences: [
+            {
+              queries: 70,
+              length: 150,
+            },
+            {
+              queries: 1,
+              length: 300,
+            },
+            {
+              queries: 3,
+              length: 3,
+            },
+          ],
+          H: 4,
+          G: 2,
+          E,
+          P: 32,
+          window,
+          ctype,
+          dtype: "bf16",
+        }),
+      );
   return cases;
 }
