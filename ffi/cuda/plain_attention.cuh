@@ -42,11 +42,13 @@ struct PlainState {
   }
 };
 
-/** `n` rows of E floats: row r from `row(r)`, zeros where that is null; `ld` apart. */
-template <class Rows> DEVICE void load_plain(float* to, int ld, int n, int E, Rows&& row) {
+/** `n` rows of E floats: row r from `row(r)`, zeros where that is null; `ld` apart; times scales[r], unless that is null. */
+template <class Rows>
+DEVICE void load_plain(float* to, int ld, int n, int E, Rows&& row, const float* scales = nullptr) {
   for (int r = threadIdx.x / 32; r < n; r += PLAIN_THREADS / 32) {
     const auto* from = row(r);
-    for (int e = threadIdx.x % 32; e < E; e += 32) to[r * ld + e] = from ? widen(from[e]) : 0.f;
+    const float scale = from && scales ? scales[r] : 1.f;
+    for (int e = threadIdx.x % 32; e < E; e += 32) to[r * ld + e] = from ? widen(from[e]) * scale : 0.f;
   }
 }
 
@@ -150,8 +152,12 @@ DEVICE void plain_attend(const Call& call, const FlashItem& item, const Row& row
     const int j = n * PLAIN_KEYS;
     const size_t at = call.keys.at(item.s, item.g, j);
     auto token = [&](const auto* from, int k) { return j + k < end ? from + at + k * stride : nullptr; };
-    load_plain(m.keys, E + 1, PLAIN_KEYS, E, [&](int k) { return token(call.keys.keys, k); });
-    load_plain(m.values, E + 1, PLAIN_KEYS, E, [&](int k) { return token(call.keys.values, k); });
+    const auto load = [&](float* to, const auto* from) {
+      load_plain(to, E + 1, PLAIN_KEYS, E, [&](int k) { return token(from, k); },
+          call.keys.scales(from, item.s, item.g, j));
+    };
+    load(m.keys, call.keys.keys);
+    load(m.values, call.keys.values);
     __syncthreads();
     plain_weigh(call, item, row, m, state.part, n);
     __syncthreads();
