@@ -177,8 +177,8 @@ const mutations: Mutation[] = [
     unit: "attention",
     test: "ops",
     pattern: "E=(64|128)",
-    from: "for (int i = 1; i < range.count(); i++)",
-    to: "for (int i = 1; i < range.count() - 1; i++)",
+    from: "for (int n = 1; n < range.count(); n++)",
+    to: "for (int n = 1; n < range.count() - 1; n++)",
   },
   {
     name: "attention's gradient read before all have copied",
