@@ -25,8 +25,9 @@ inline vu e4m3_bits(vf x) {
 inline void expand_pairs(bf16* to, const f8* from, int n) {
   for (int i = 0; i < n; i += W) {
     const vu pair = __builtin_convertvector(read_bits<vh>(from + 2 * i), vu);
-    const vf low = (vf)((pair & 0x80) << 24 | (pair & 0x7f) << 20) * 0x1p120f;
-    const vf high = (vf)((pair & 0x8000) << 16 | (pair & 0x7f00) << 12) * 0x1p120f;
+    // The sign stays on top, the rest moves four places down.
+    const vf low = (vf)((vi)(pair << 24) >> 4 & (int32_t)0x87f00000) * 0x1p120f;
+    const vf high = (vf)((vi)(pair << 16) >> 4 & (int32_t)0x87f00000) * 0x1p120f;
     write_bits(to + 2 * i, (vu)low >> 16 | (vu)high);
   }
 }
