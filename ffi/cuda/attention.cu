@@ -1,6 +1,6 @@
 // Causal attention of packed queries over the paged cache.
 //
-// Sequences of one query (decode) give each split of 128 keys to a block of its own and join the splits afterwards;
+// Sequences of one query (decode) give each split of 128 keys (512, far behind) to a block of its own and join the splits afterwards;
 // longer ones (chunks of a prompt) walk their splits in one block. Two launches: the splits; then the joining and the
 // prompts together, for an empty launch costs as much as a small one. Both find their work in starts and lengths, which
 // only the device can read. bf16 and f8 caches of head dims 64 and 128 go to the tensor cores, all others to
@@ -44,7 +44,7 @@ struct SplitRange {
   int first, last;
   template <class Call> DEVICE SplitRange(const Call& call, const Sequence& q) {
     const Row row = row_of(q, call.heads, 0, 0, call.window);
-    first = row.low / SPLIT, last = row.position / SPLIT;
+    first = split_of(row.low), last = split_of(row.position);
   }
   DEVICE int count() const { return last - first + 1; }
 };
@@ -139,7 +139,7 @@ DEVICE FlashItem split_item(const Call& call, const int* before, int item, int* 
   const int tiles = ceil_div(call.heads.group, ROWS), rows = within / range.count();
   *split = range.first + within % range.count();
   *alone = range.count() == 1;
-  const int first = max(row.low, *split * SPLIT), last = min(row.position, *split * SPLIT + SPLIT - 1);
+  const int first = max(row.low, split_start(*split)), last = min(row.position, split_start(*split + 1) - 1);
   return {s, rows / tiles, rows % tiles * ROWS, first / KEYS, last / KEYS};
 }
 
@@ -282,7 +282,7 @@ int32_t koala_attention(koala_device* dev, void* y, const void* qkv, const void*
       "koala_attention: f64 is computed on the CPU only; a GPU takes f32 and bf16.");
   if (S == 0) return 0;
   const Heads heads(H, G, E);
-  const int splits = (int)(((int64_t)M * P + SPLIT - 1) / SPLIT);
+  const int splits = split_of(M * P - 1) + 1;
   auto with = [&](auto element, auto cached) {
     typedef decltype(element) T;
     typedef decltype(cached) B;

@@ -75,6 +75,22 @@ template <class T> struct RowKeys {
   DEVICE const float* scales(const T*, int, int, int) const { return nullptr; }
 };
 
+// ---- splits of keys ----
+
+// Short at first, so that one sequence alone keeps a GPU busy: 1,024 keys of 32 heads are 256 blocks for its 132
+// processors. Longer where there are enough of them: each costs its output in scratch, and a step of the joining.
+constexpr int FIRST_SPLIT = 128, LATER_SPLITS_FROM = 4096, LATER_SPLIT = 512;
+constexpr int FIRST_SPLITS = LATER_SPLITS_FROM / FIRST_SPLIT;
+
+HOST_DEVICE int split_of(int key) {
+  return key < LATER_SPLITS_FROM ? key / FIRST_SPLIT : FIRST_SPLITS + (key - LATER_SPLITS_FROM) / LATER_SPLIT;
+}
+HOST_DEVICE int split_start(int split) {
+  return split < FIRST_SPLITS ? split * FIRST_SPLIT : LATER_SPLITS_FROM + (split - FIRST_SPLITS) * LATER_SPLIT;
+}
+DEVICE bool is_split_start(int key) { return key % (key < LATER_SPLITS_FROM ? FIRST_SPLIT : LATER_SPLIT) == 0; }
+static_assert(LATER_SPLITS_FROM % LATER_SPLIT == 0, "later splits begin at multiples of their length");
+
 // ---- which keys a row sees ----
 
 /** Row `index` of a (sequence, key/value head); rows behind the last see nothing. */

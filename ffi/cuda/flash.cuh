@@ -1,7 +1,7 @@
 // Attention on tensor cores (FlashAttention-2, Dao 2023): a warp owns 16 rows, keys and values come in tiles of 64
 // through a ring of three buffers in shared memory, scores live in registers only.
 //
-// Keys are summed in splits of 128 at absolute positions: in each split one chain of tiles, splits joined in ascending
+// Keys are summed in splits at absolute positions: in each split one chain of tiles, splits joined in ascending
 // order. A prompt's kernel walks the splits one after another and a decoded token's kernel gives each split to a block
 // of its own, so both make the same bits. Products have bf16 operands and float32 sums; weights are rounded to bf16.
 //
@@ -12,11 +12,9 @@
 #include "tensor_tiles.cuh"
 
 constexpr int TILE = 64;         // keys
-// Keys. Few, so that one sequence alone keeps a GPU busy: 1,024 keys of 32 heads are 256 blocks for its 132 processors.
-constexpr int SPLIT = 128;
-constexpr int SPLIT_TILES = SPLIT / TILE;
 constexpr int RING = 3;          // tiles of keys or values under way
-static_assert(SPLIT % TILE == 0 && TILE % 32 == 0, "splits are whole tiles, tiles whole runs of 32 tokens");
+static_assert(FIRST_SPLIT % TILE == 0 && LATER_SPLIT % TILE == 0 && LATER_SPLITS_FROM % TILE == 0 && TILE % 32 == 0,
+    "splits are whole tiles, tiles whole runs of 32 tokens");
 
 /** A block's work: rows [row, row + 16 * warps) of a (sequence, head), and tiles [first, last] of its keys. */
 struct FlashItem { int s, g, row, first, last; };
@@ -258,7 +256,7 @@ DEVICE void flash_attend(const Call& call, const FlashItem& item, const FlashSig
     const unsigned char* values = next(step + 1);
     Tile::mix(state.output, s, values);
     if constexpr (SERIAL) {
-      if (n == item.last || (n + 1) % SPLIT_TILES == 0) {
+      if (n == item.last || is_split_start((n + 1) * TILE)) {
         state.close();
         if (n < item.last || splits.any) splits.add(state, unit);
         if (n < item.last) state.start();

@@ -9,7 +9,6 @@
 
 constexpr int PLAIN_ROWS = 8, PLAIN_KEYS = 16, PLAIN_THREADS = PLAIN_ROWS * PLAIN_KEYS;
 constexpr int PLAIN_HEAD_MAX = 512, PLAIN_SLOTS = PLAIN_HEAD_MAX / PLAIN_THREADS;
-constexpr int PLAIN_SPLIT_TILES = SPLIT / PLAIN_KEYS;
 
 /** Shared memory of a block. Rows of keys and values are one element longer than E: no two threads read one bank. */
 struct PlainMemory {
@@ -167,7 +166,7 @@ DEVICE void plain_attend(const Call& call, const FlashItem& item, const Row& row
       for (int i = 0; i < PLAIN_SLOTS; i++) state.output[r][i] *= m.shares[r];
     plain_mix(state.output, m.weights, m.values, E);
     __syncthreads();
-    if (SERIAL && (n == item.last || (n + 1) % PLAIN_SPLIT_TILES == 0)) {
+    if (SERIAL && (n == item.last || is_split_start((n + 1) * PLAIN_KEYS))) {
       if (n < item.last || any) plain_join(joined, any, state, m, call.scale * LOG2_E);
       if (n < item.last) state.start();
     }

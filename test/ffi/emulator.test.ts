@@ -25,7 +25,7 @@ const groups: Record<string, { files: string[]; ordinary: string }> = {
   },
   "rows do not depend on their neighbours": {
     files: ["ffi/invariance", "ffi/tensor_cores"],
-    ordinary: "45, 33|48, 64|101 tokens|norms|the same decoded",
+    ordinary: "45, 33|48, 64|101 tokens|norms|is the same decoded",
   },
   "tokens are drawn as the formula draws": { files: ["ffi/sample"], ordinary: "V=37|mask|penal|bias" },
   "graphs repeat their ops": { files: ["ffi/graphs", "engine/decode_graphs"], ordinary: "" },

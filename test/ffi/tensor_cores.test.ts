@@ -94,6 +94,22 @@ describe("paged attention of bfloat16 and f8 heads of 64 and 128", () => {
     });
 });
 
+test("a token behind thousands of others, where splits of keys are longer, is the same decoded and in a chunk", () => {
+  const [H, G, E, L] = [1, 1, 64, 4700];
+  const tokens = encode(new Random(L).normals(L * (H + 2 * G) * E), "bf16");
+  const attend = (queries: number, length: number) => {
+    const shape = { sequences: [{ queries, length }], H, G, E, P: 32, ctype: "f8", dtype: "bf16" } as const;
+    const run = new AttentionRun(target, shape, new Random(5), tokens);
+    run.attend();
+    run.release();
+    return { bits: bits(run.y.slice((queries - 1) * E)), y: run.result(), wanted: run.formula() };
+  };
+  const alone = attend(1, L);
+  expect(attend(3, L).bits).toBe(alone.bits);
+  expect(distance(alone.y, alone.wanted) ** 2).toBeLessThan(2e-5);
+  expect(attend(2, 4097).bits).toBe(attend(1, 4097).bits);
+});
+
 describe("attention over documents of bfloat16 heads of 64 and 128", () => {
   const inputs = (o: DocumentShape) => {
     const T = o.starts.at(-1)!;
