@@ -98,7 +98,15 @@ test("a token behind thousands of others, where splits of keys are longer, is th
   const [H, G, E, L] = [1, 1, 64, 4700];
   const tokens = encode(new Random(L).normals(L * (H + 2 * G) * E), "bf16");
   const attend = (queries: number, length: number) => {
-    const shape = { sequences: [{ queries, length }], H, G, E, P: 32, ctype: "f8", dtype: "bf16" } as const;
+    const shape: AttentionShape = {
+      sequences: [{ queries, length }],
+      H,
+      G,
+      E,
+      P: 32,
+      ctype: "f8",
+      dtype: "bf16",
+    };
     const run = new AttentionRun(target, shape, new Random(5), tokens);
     run.attend();
     run.release();
