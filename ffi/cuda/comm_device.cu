@@ -58,6 +58,7 @@ void comm_unpin(koala_comm*, void* data) {
 
 int32_t comm_mark(koala_comm* c, int place) {
   CommDevice* own = of_device(c);
+  REQUIRE(!own->dev->recording, "The device records a graph, and collectives cannot be part of one.");
   REQUIRE_CUDA("comm", cudaEventRecord(own->asked[place], own->dev->stream));
   return 0;
 }

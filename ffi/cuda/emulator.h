@@ -31,7 +31,7 @@
   T* const name = (T*)emulator::static_shared(&name##_site, sizeof(T) * (n))
 #define DYNAMIC_SHARED(T, name) T* const name = (T*)emulator::gpu->dynamic_shared
 #define LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
-  emulator::launch(grid, block, shared_bytes, stream, [&]() { (kernel)(__VA_ARGS__); })
+  emulator::launch(grid, block, shared_bytes, stream, kernel, __VA_ARGS__)
 
 struct dim3 {
   unsigned x, y, z;
@@ -313,9 +313,6 @@ inline void launch_body(dim3 grid, dim3 block, size_t shared_bytes, Body body) {
   for (const StaticShared& s : gpu->statics) free(s.data);
   gpu->statics.clear();
 }
-template <class S, class F> inline void launch(dim3 grid, dim3 block, size_t shared_bytes, S, F&& f) {
-  launch_body(grid, block, shared_bytes, {[](void* context) { (*(F*)context)(); }, (void*)&f});
-}
 
 /** Shows v to the warp and returns when all lanes did: slot 0 of 32. */
 template <class T> inline const unsigned char* show(const char* op, const T& v) {
@@ -346,3 +343,4 @@ inline void __syncwarp() { emulator::show("__syncwarp", 0); }
 
 #include "emulator_ops.h"
 #include "emulator_runtime.h"
+#include "emulator_stream.h"

@@ -1,13 +1,14 @@
 // The calls of the CUDA runtime that the host side makes, for the emulator: one device whose memory is this process's own.
 //
-// Everything has happened when a call returns, so streams and events are empty. cudaPointerGetAttributes knows what
-// cudaMalloc and cudaMallocHost gave and calls the rest the host's, as a GPU without shared page tables would.
+// Everything has happened when a call returns, unless it was captured (emulator_stream.h). cudaPointerGetAttributes knows
+// what cudaMalloc and cudaMallocHost gave and calls the rest the host's, as a GPU without shared page tables would.
 //  KOALA_EMULATOR_GPU=name    what the GPU's bus calls it; processes with one name have one GPU
 //  KOALA_EMULATOR_PEERS=b,-c  further GPUs that are seen, of which those with a dash are no peers
 //  KOALA_EMULATOR_LOST=n      the GPU fails for good when its n-th kernel begins
 #pragma once
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <map>
@@ -21,16 +22,20 @@ enum cudaError_t {
   cudaErrorInvalidDevice = 101,
   cudaErrorNoDevice = 100,
   cudaErrorInsufficientDriver = 35,
+  cudaErrorIllegalState = 401,
   cudaErrorNotReady = 600,
   cudaErrorIllegalAddress = 700,
-  cudaErrorLaunchFailure = 719
+  cudaErrorLaunchFailure = 719,
+  cudaErrorStreamCaptureUnsupported = 900,
+  cudaErrorStreamCaptureInvalidated = 901,
+  cudaErrorStreamCaptureWrongThread = 908
 };
 enum cudaMemcpyKind { cudaMemcpyHostToHost, cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice, cudaMemcpyDefault };
 enum cudaMemoryType { cudaMemoryTypeUnregistered, cudaMemoryTypeHost, cudaMemoryTypeDevice, cudaMemoryTypeManaged };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
-enum { cudaIpcMemLazyEnablePeerAccess = 1, cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaHostAllocMapped = 2, cudaHostRegisterPortable = 1 };
+enum { cudaIpcMemLazyEnablePeerAccess = 1, cudaStreamNonBlocking = 1, cudaEventDefault = 0, cudaEventDisableTiming = 2, cudaHostAllocMapped = 2, cudaHostRegisterPortable = 1 };
 typedef struct emulated_stream* cudaStream_t;
-typedef struct emulated_event* cudaEvent_t;
+typedef struct emulated_event { double ms; }* cudaEvent_t;
 
 struct cudaPointerAttributes { cudaMemoryType type; int device; void* devicePointer; void* hostPointer; };
 struct cudaDeviceProp {
@@ -41,28 +46,44 @@ struct cudaDeviceProp {
 };
 
 namespace emulator {
-struct Allocation { size_t bytes; cudaMemoryType type; int file = -1; bool foreign = false; };
+struct Allocation { size_t bytes; cudaMemoryType type; uint64_t number = 0; int file = -1; bool foreign = false; };
 struct Memory {
   std::mutex mutex;
   std::map<uintptr_t, Allocation> allocations;  // by address
+  uint64_t made = 0;  // the number of the youngest
 };
 inline Memory memory;
 inline thread_local char shown_error[400] = "no error";
 constexpr size_t PAGE = 4096;
+inline thread_local cudaError_t last_status = cudaSuccess;  // of calls, beside gpu->error of kernels
+
+/** The error of a call that may not be made while this thread captures; it spoils the capture, as on a GPU. */
+inline cudaError_t forbidden();
+
+/** The allocation that p points into, or end(); under the mutex. */
+inline std::map<uintptr_t, Allocation>::iterator allocation_of(uintptr_t p) {
+  auto at = memory.allocations.upper_bound(p);
+  if (at == memory.allocations.begin()) return memory.allocations.end();
+  --at;
+  return p < at->first + std::max<size_t>(at->second.bytes, 1) ? at : memory.allocations.end();
+}
 
 inline cudaError_t allocate(void** out, size_t bytes, cudaMemoryType type) {
   *out = nullptr;
   if (lost) return cudaErrorIllegalAddress;
+  if (const cudaError_t status = forbidden()) return status;
   if (bytes > (size_t)1 << 40) return cudaErrorMemoryAllocation;
   // Whole pages may be shown to other processes.
   *out = allocate_exactly(type == cudaMemoryTypeDevice && bytes % PAGE == 0 ? PAGE : 256, bytes);
   if (!*out) return cudaErrorMemoryAllocation;
   memset(*out, 0xff, std::min(bytes, (size_t)16 << 20));  // NaNs, where a test would look
   std::lock_guard<std::mutex> lock(memory.mutex);
-  memory.allocations[(uintptr_t)*out] = {bytes, type};
+  Allocation& made = memory.allocations[(uintptr_t)*out] = {bytes, type};
+  made.number = ++memory.made;
   return cudaSuccess;
 }
 inline cudaError_t release(void* p) {
+  if (const cudaError_t status = forbidden()) return status;
   std::lock_guard<std::mutex> lock(memory.mutex);
   if (!p) return cudaSuccess;
   auto at = memory.allocations.find((uintptr_t)p);
@@ -91,16 +112,37 @@ inline std::vector<std::string> gpus() {
 }
 }  // namespace emulator
 
-inline const char* cudaGetErrorName(cudaError_t e) { return e == cudaErrorIllegalAddress ? "cudaErrorIllegalAddress" : e == cudaErrorMemoryAllocation ? "cudaErrorMemoryAllocation" : e ? "cudaErrorLaunchFailure" : "cudaSuccess"; }
-inline const char* cudaGetErrorString(cudaError_t e) { return e == cudaErrorIllegalAddress ? "an illegal memory access was encountered" : e == cudaErrorMemoryAllocation ? "out of memory" : e == cudaErrorLaunchFailure ? emulator::shown_error : e ? "invalid value" : "no error"; }
+inline const char* cudaGetErrorName(cudaError_t e) {
+  switch (e) {
+    case cudaSuccess: return "cudaSuccess";
+    case cudaErrorMemoryAllocation: return "cudaErrorMemoryAllocation";
+    case cudaErrorIllegalAddress: return "cudaErrorIllegalAddress";
+    case cudaErrorStreamCaptureUnsupported: return "cudaErrorStreamCaptureUnsupported";
+    case cudaErrorStreamCaptureInvalidated: return "cudaErrorStreamCaptureInvalidated";
+    default: return "cudaErrorLaunchFailure";
+  }
+}
+inline const char* cudaGetErrorString(cudaError_t e) {
+  switch (e) {
+    case cudaSuccess: return "no error";
+    case cudaErrorMemoryAllocation: return "out of memory";
+    case cudaErrorIllegalAddress: return "an illegal memory access was encountered";
+    case cudaErrorLaunchFailure: return emulator::shown_error;
+    case cudaErrorStreamCaptureUnsupported: return "operation not permitted when stream is capturing";
+    case cudaErrorStreamCaptureInvalidated: return "operation failed due to a previous error during capture";
+    default: return "invalid value";
+  }
+}
 inline cudaError_t cudaGetLastError() {
   if (emulator::lost) return cudaErrorIllegalAddress;
-  if (!emulator::open_gpu()->error[0]) return cudaSuccess;
+  const cudaError_t status = emulator::last_status;
+  emulator::last_status = cudaSuccess;
+  if (!emulator::open_gpu()->error[0]) return status;
   memcpy(emulator::shown_error, emulator::gpu->error, sizeof emulator::shown_error);
   emulator::gpu->error[0] = 0;
   return cudaErrorLaunchFailure;
 }
-inline cudaError_t cudaPeekAtLastError() { return emulator::lost ? cudaErrorIllegalAddress : emulator::open_gpu()->error[0] ? cudaErrorLaunchFailure : cudaSuccess; }
+inline cudaError_t cudaPeekAtLastError() { return emulator::lost ? cudaErrorIllegalAddress : emulator::open_gpu()->error[0] ? cudaErrorLaunchFailure : emulator::last_status; }
 inline cudaError_t cudaDriverGetVersion(int* v) { *v = 13000; return cudaSuccess; }
 inline cudaError_t cudaRuntimeGetVersion(int* v) { *v = 13000; return cudaSuccess; }
 inline cudaError_t cudaGetDeviceCount(int* n) { *n = (int)emulator::gpus().size(); return cudaSuccess; }
@@ -121,28 +163,26 @@ inline cudaError_t cudaHostRegister(void*, size_t, unsigned) { return cudaSucces
 inline cudaError_t cudaHostUnregister(void*) { return cudaSuccess; }
 inline cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* a, const void* p) {
   std::lock_guard<std::mutex> lock(emulator::memory.mutex);
-  auto at = emulator::memory.allocations.upper_bound((uintptr_t)p);
+  const auto at = emulator::allocation_of((uintptr_t)p);
   *a = {cudaMemoryTypeUnregistered, 0, nullptr, (void*)p};
-  if (at == emulator::memory.allocations.begin()) return cudaSuccess;
-  --at;
-  if ((uintptr_t)p < at->first + std::max<size_t>(at->second.bytes, 1)) *a = {at->second.type, 0, (void*)p, (void*)p};
+  if (at != emulator::memory.allocations.end()) *a = {at->second.type, 0, (void*)p, (void*)p};
   return cudaSuccess;
 }
-inline cudaError_t cudaMemcpy(void* to, const void* from, size_t n, cudaMemcpyKind) {
-  if (emulator::lost) return cudaErrorIllegalAddress;
-  memmove(to, from, n);
-  return cudaSuccess;
-}
-inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t n, cudaMemcpyKind kind, cudaStream_t) { return cudaMemcpy(to, from, n, kind); }
-inline cudaError_t cudaMemsetAsync(void* p, int value, size_t n, cudaStream_t) { memset(p, value, n); return cudaSuccess; }
-inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* s, unsigned) { *s = nullptr; return cudaSuccess; }
-inline cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
-inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaPeekAtLastError(); }
 inline cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
-inline cudaError_t cudaDeviceSynchronize() { return cudaPeekAtLastError(); }
-inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned) { *e = nullptr; return cudaSuccess; }
-inline cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
-inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaDeviceSynchronize() {
+  if (const cudaError_t status = emulator::forbidden()) return status;
+  return cudaPeekAtLastError();
+}
+/** Marks processor time of this thread, so that nothing else that runs here counts; one that is not for timing is nothing. */
+inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned flags) { *e = flags & cudaEventDisableTiming ? nullptr : (cudaEvent_t)calloc(1, sizeof **e); return cudaSuccess; }
+inline cudaError_t cudaEventDestroy(cudaEvent_t e) { free(e); return cudaSuccess; }
+inline cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t) {
+  timespec t;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  if (e) e->ms = t.tv_sec * 1e3 + t.tv_nsec * 1e-6;
+  return cudaSuccess;
+}
+inline cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t start, cudaEvent_t end) { *ms = (float)(end->ms - start->ms); return cudaSuccess; }
 inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
 inline cudaError_t cudaEventQuery(cudaEvent_t) { return cudaSuccess; }
 template <class F> inline cudaError_t cudaFuncSetAttribute(F*, cudaFuncAttribute, int) { return cudaSuccess; }
@@ -205,7 +245,7 @@ inline cudaError_t cudaIpcOpenMemHandle(void** p, cudaIpcMemHandle_t handle, uns
   close(file);
   if (data == MAP_FAILED) return cudaErrorMemoryAllocation;
   std::lock_guard<std::mutex> lock(emulator::memory.mutex);
-  emulator::memory.allocations[(uintptr_t)data] = {pages.bytes, cudaMemoryTypeDevice, -1, true};
+  emulator::memory.allocations[(uintptr_t)data] = {pages.bytes, cudaMemoryTypeDevice, ++emulator::memory.made, -1, true};
   *p = data;
   return cudaSuccess;
 }

@@ -201,7 +201,7 @@ class Reporter {
     switch (event.type) {
       case "start":
         return this.line(
-          `${event.step > 0 ? `resumed at step ${event.step}` : "training"}: ${event.steps} steps`,
+          `${event.step > 0 ? `resumed at step ${event.step}` : "training"}: ${event.steps} steps on ${event.device}`,
         );
       case "step":
         return this.step(event);

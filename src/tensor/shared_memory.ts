@@ -13,7 +13,7 @@ import {
   type CommunicatorStatistics,
   isRounded,
 } from "./communicator.ts";
-import type { Device, DeviceEvent } from "./device.ts";
+import { type Device, type DeviceEvent, QueuedWork } from "./device.ts";
 import { dtypeCode, type Tensor } from "./tensor.ts";
 
 export interface SharedMemoryOptions {
@@ -188,8 +188,10 @@ class SharedMemoryCommunicator implements Communicator {
     after: DeviceEvent | null,
     call: (native: Device["native"], ticket: Pointer, label: Pointer) => number,
   ): DeviceEvent {
-    // Collectives run one after another: of those, the queue itself keeps the order.
-    if (!(after instanceof Ticket)) after?.wait();
+    // Collectives run one after another: of those, the queue itself keeps the order. Behind the ops of its own device it
+    // puts them by an event of the device's, so that the host goes on at once.
+    const isQueued = after instanceof QueuedWork && after.device === this.device;
+    if (!(after instanceof Ticket) && !isQueued) after?.wait();
     const { written } = this.encoder.encodeInto(of, this.labelText);
     this.label[written] = 0;
     this.device.check(symbol, call(this.device.native, this.ticketAt, this.labelAt));

@@ -65,6 +65,7 @@ test("koala plan prints parameters, memory by kind, speed, time and cost", async
     "cost",
   ])
     expect(out).toMatch(new RegExp(`^${name} `, "m"));
+  expect(out).toMatch(/^activations .* \(float32; activations = "bfloat16" would save [\d.]+ [KMG]iB\)$/m);
   const json = JSON.parse((await koala("plan", recipe, "--json", "--no-measure", "--set", "steps=5")).out);
   // Two matrices of 40 x 32, and of each layer 4 of 32 x 32, 3 of 32 x 48 and 2 norms; the last norm.
   expect(json).toMatchObject({

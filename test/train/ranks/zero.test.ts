@@ -88,6 +88,11 @@ describe("training gives the same bits", () => {
       tied,
       ["precision=bf16", "dropout.residual=0.1", "recompute=block"],
     ],
+    [
+      "bfloat16 activations",
+      folder,
+      ["precision=bf16", "activations=bfloat16", "gradients=float32", "export_dtype=bfloat16"],
+    ],
     ["LoRA over sharded weights", folder, ["lora.rank=2", "lora.dropout=0.1"]],
     ["DPO, whose head runs twice", folder, ["method.type=dpo", "rows_per_step=2"]],
     ["KTO, whose reference point is that of all ranks", folder, ["method.type=kto", "rows_per_step=2"]],
