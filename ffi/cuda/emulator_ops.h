@@ -10,6 +10,10 @@ inline bf16 to_bf16(float f) {
   return {(uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16)};
 }
 inline uint32_t to_bf16x2(float low, float high) { return to_bf16(low).bits | (uint32_t)to_bf16(high).bits << 16; }
+inline uint32_t mul_bf16x2(uint32_t a, uint32_t b) {
+  return to_bf16x2(bits_to_float(a << 16) * bits_to_float(b << 16),
+      bits_to_float(a & 0xffff0000u) * bits_to_float(b & 0xffff0000u));
+}
 inline float f16_to_float(f16 h) {
   const uint32_t sign = (uint32_t)(h.bits & 0x8000) << 16, exponent = h.bits >> 10 & 31, mantissa = h.bits & 1023;
   if (exponent == 31) return bits_to_float(sign | 0x7f800000 | mantissa << 13);

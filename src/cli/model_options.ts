@@ -10,6 +10,7 @@ import { Progress } from "../util/progress.ts";
 
 export interface ModelFlags {
   dtype: RunnerOptions["dtype"];
+  kvCacheDtype: RunnerOptions["kvCacheDtype"];
   device: string;
   threads: number;
   tensorParallel?: number;
@@ -18,9 +19,10 @@ export interface ModelFlags {
   maxStepTokens: number;
   cacheMemory?: number;
   maxLoras?: number;
+  graphs: boolean;
 }
 
-/** Adds --dtype, --device, --threads, --max-model-len, --max-sequences, --max-step-tokens, --cache-memory. */
+/** Adds the flags of a model in an engine: --dtype, --kv-cache-dtype, --device, --threads, --max-model-len ... --no-graphs. */
 export function addModelFlags(command: Command): Command {
   const d = defaultRunnerOptions;
   return command
@@ -29,6 +31,12 @@ export function addModelFlags(command: Command): Command {
       "compute in float32 or bfloat16; auto follows the checkpoint",
       dtypeFlag,
       d.dtype,
+    )
+    .option(
+      "--kv-cache-dtype <type>",
+      "keep keys and values in float32, bfloat16 or fp8 (half of bfloat16's memory); auto follows the weights",
+      cacheDtypeFlag,
+      d.kvCacheDtype,
     )
     .option("--device <device>", "where to run: cpu, cuda or, of several GPUs, cuda:1", "cpu")
     .option("--threads <n>", "compute threads; 0 uses every core", integer(0, 256), d.threads)
@@ -54,6 +62,10 @@ export function addModelFlags(command: Command): Command {
       "--cache-memory <gib>",
       "memory for the KV cache in GiB (default: of what is free a quarter, of a GPU's nine tenths)",
       number(0.001, 65536),
+    )
+    .option(
+      "--no-graphs",
+      "call a GPU's ops one by one also where a step only decodes; slower, for finding faults",
     );
 }
 
@@ -66,6 +78,7 @@ export function runnerOptions(directory: string, flags: ModelFlags): RunnerOptio
   return {
     directory,
     dtype: flags.dtype,
+    kvCacheDtype: flags.kvCacheDtype,
     device: flags.device,
     threads: flags.threads,
     tensorParallel: flags.tensorParallel ?? defaultRunnerOptions.tensorParallel,
@@ -74,6 +87,7 @@ export function runnerOptions(directory: string, flags: ModelFlags): RunnerOptio
     maxStepTokens: flags.maxStepTokens,
     cacheBytes: flags.cacheMemory === undefined ? null : flags.cacheMemory * 2 ** 30,
     maxAdapters: flags.maxLoras ?? defaultRunnerOptions.maxAdapters,
+    graphs: flags.graphs,
   };
 }
 
@@ -127,4 +141,9 @@ export function size(text: string): number {
 function dtypeFlag(text: string): RunnerOptions["dtype"] {
   if (text === "auto" || text === "float32" || text === "bfloat16" || text === "float64") return text;
   throw new InvalidArgumentError("It must be auto, float32, bfloat16 or float64.");
+}
+
+function cacheDtypeFlag(text: string): RunnerOptions["kvCacheDtype"] {
+  if (text === "auto" || text === "float32" || text === "bfloat16" || text === "fp8") return text;
+  throw new InvalidArgumentError("It must be auto, float32, bfloat16 or fp8.");
 }

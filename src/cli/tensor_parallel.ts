@@ -74,8 +74,8 @@ async function joinGroup({ options, rank, port, steps }: RankStart): Promise<Omi
   const threads = threadsOfRank(options.threads || availableParallelism(), world);
   const device = openDevice(deviceOfRank(options.device, rank), { threads });
   const place = { rank, world, localRank: rank, localWorld: world, address: "127.0.0.1", port };
-  const onStaged = (sentence: string) => void process.stderr.write(`koala: ${sentence}\n`);
-  const sums = await joinRanks(device, { ...place, hosted: true, run: "" }, { timeoutSeconds, onStaged });
+  const onTransport = (sentence: string) => void process.stderr.write(`koala: ${sentence}\n`);
+  const sums = await joinRanks(device, { ...place, hosted: true, run: "" }, { timeoutSeconds, onTransport });
   return {
     rank,
     world,

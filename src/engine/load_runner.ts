@@ -10,7 +10,8 @@ import { type ComputeType, countModel, loadWeights } from "../model/weights.ts";
 import { openDevice } from "../tensor/open_device.ts";
 import { UsageError } from "../util/errors.ts";
 import { AdapterTable } from "./adapter_table.ts";
-import { LlamaRunner, logitBytes, pageBytes } from "./llama_runner.ts";
+import type { CacheType } from "../tensor/tensor.ts";
+import { cacheTypeOf, LlamaRunner, logitBytes, pageBytes } from "./llama_runner.ts";
 import type { EngineInfo } from "./messages.ts";
 import { LeadingRunner, type RankGroup } from "./tensor_parallel.ts";
 
@@ -18,6 +19,8 @@ export interface RunnerOptions {
   directory: string;
   /** auto: float32 stays, bfloat16 and float16 become bfloat16. */
   dtype: "auto" | "float32" | "bfloat16" | "float64";
+  /** Of cached keys and values; auto: the weights' type, bfloat16 beside quantised ones. */
+  kvCacheDtype: "auto" | "float32" | "bfloat16" | "fp8";
   /** cpu, cuda, cuda:1 ... */
   device: string;
   /** 0: every core this process may run on. */
@@ -33,10 +36,13 @@ export interface RunnerOptions {
   cacheBytes: number | null;
   /** LoRA adapters that may be in memory together. */
   maxAdapters: number;
+  /** GPUs run steps that only decode from CUDA graphs. */
+  graphs: boolean;
 }
 
 export const defaultRunnerOptions: Omit<RunnerOptions, "directory"> = {
   dtype: "auto",
+  kvCacheDtype: "auto",
   device: "cpu",
   threads: 0,
   tensorParallel: 1,
@@ -45,6 +51,7 @@ export const defaultRunnerOptions: Omit<RunnerOptions, "directory"> = {
   maxStepTokens: 512,
   cacheBytes: null,
   maxAdapters: 16,
+  graphs: true,
 };
 
 export type LoadProgress = (stage: string, done: number, total: number) => void;
@@ -83,9 +90,10 @@ export async function loadRunner(
       : loadShard(group, checkpoint, config, compute, sizes, onWeights);
   await group?.loaded();
   const { weights } = model;
-  const cache = planCache(model, options, options.maxModelLen ?? longest, group);
+  const cacheType = chosenCacheType(model, options);
+  const cache = planCache(model, options, cacheType, options.maxModelLen ?? longest, group);
   // A graph holds ops of one device; what ranks do together is asked for by their hosts.
-  const limits = { ...sizes, pageSize, ...cache, graphs: group === null };
+  const limits = { ...sizes, pageSize, cacheType, ...cache, graphs: options.graphs && group === null };
   const runner =
     group !== null && model instanceof ShardedLlama && group.rank === 0
       ? new LeadingRunner(model, limits, group)
@@ -95,7 +103,8 @@ export async function loadRunner(
     maxModelLen: cache.maxModelLen,
     maxSequences: options.maxSequences,
     dtype: { f32: "float32", bf16: "bfloat16", f64: "float64" }[compute],
-    device: `${device.info.name} (${device.info.isa}, ${device.info.threads} ${device.readsHostMemory ? "threads" : "multiprocessors"})`,
+    device: device.description,
+    cacheDtype: cacheNames[cacheType as keyof typeof cacheNames],
     parameterCount: weights.parameterCount,
     weightBytes: weights.bytes,
     cacheBytes: runner.cacheBytes,
@@ -152,6 +161,18 @@ function computeType(dtype: RunnerOptions["dtype"], stored: Set<string>): Comput
   }
 }
 
+const cacheNames = { f32: "float32", bf16: "bfloat16", f64: "float64", f8: "fp8" } as const;
+
+function chosenCacheType(model: Llama, { kvCacheDtype }: RunnerOptions): CacheType {
+  const own = cacheTypeOf(model);
+  if (kvCacheDtype === "auto") return own;
+  if (own === "f64")
+    throw new UsageError(
+      `--kv-cache-dtype ${kvCacheDtype} does not go with --dtype float64, whose keys and values stay float64; leave it at auto.`,
+    );
+  return ({ float32: "f32", bfloat16: "bf16", fp8: "f8" } as const)[kvCacheDtype];
+}
+
 /** Positions that the rope scaling was made for, as vLLM derives them. */
 export function longestSequence(config: LlamaConfig): number {
   const { scaling } = config.rope;
@@ -170,10 +191,11 @@ export function longestSequence(config: LlamaConfig): number {
 function planCache(
   model: Llama,
   options: RunnerOptions,
+  cacheType: CacheType,
   wanted: number,
   group: RankGroup | null,
 ): { pageCount: number; maxModelLen: number } {
-  const bytes = pageBytes(model, pageSize);
+  const bytes = pageBytes(model, pageSize, cacheType);
   const all = Math.ceil(wanted / pageSize) * options.maxSequences;
   const logits = logitBytes(model, options.maxSequences);
   const { freeBytes } = model.device;

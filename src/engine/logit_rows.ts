@@ -67,15 +67,22 @@ export class LogitRows {
     this.staging = new Staging(model.device);
   }
 
-  /** Samples one id after each of the given rows of `hidden`. */
+  /** Logits of all rows of `hidden`, in order: ops alone, so that a graph can hold them. */
+  ofAll(hidden: Tensor): Tensor {
+    const logits = this.logits.rows(hidden.dim(0));
+    this.model.head(logits, hidden, [...Array(hidden.dim(0)).keys()]);
+    return logits;
+  }
+
+  /** Samples one id after each of the given rows of `hidden`; their logits may be computed already. */
   sample(
     hidden: Tensor,
     rows: number[],
     wanted: SampleRow[],
     contrasts: ContrastRow[],
+    computed = this.compute(hidden, [...rows, ...contrasts.map(({ against }) => against)]),
   ): Pick<StepResult, "id" | "logprob">[] {
     const { device, ops } = this.model;
-    const computed = this.compute(hidden, [...rows, ...contrasts.map(({ against }) => against)]);
     if (contrasts.length > 0) {
       const { pairs, scalars } = this.staging.contrasts(contrasts, rows.length);
       ops.contrast(computed, pairs, scalars);

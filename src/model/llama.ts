@@ -21,9 +21,11 @@ export interface Place {
 export class Llama {
   readonly ops: Ops;
   readonly heads: Heads;
-  /** Element type of activations: float32 also over bfloat16 weights. */
+  /** Element type of activations (activationTypeOf in weights.ts); logits are float32, or float64 beside float64. */
   readonly dtype: DType;
   private readonly buffers: Record<"x" | "h" | "qkv" | "attended" | "gateUp" | "gated", Tensor>;
+  /** [maxTokens, D] float32 beside bfloat16 activations. */
+  private readonly wide: Tensor | null;
   private readonly rope: Tensor;
   private readonly arena: Arena;
 
@@ -43,7 +45,9 @@ export class Llama {
       (sum, width) => sum + aligned(limits.maxTokens * width * bytesOf[this.dtype]),
       0,
     );
-    this.arena = new Arena(device, "activations", bytes + aligned(tableBytes));
+    const wideBytes = this.dtype === "bf16" ? limits.maxTokens * config.hiddenSize * bytesOf.f32 : 0;
+    this.arena = new Arena(device, "activations", bytes + aligned(tableBytes) + aligned(wideBytes));
+    this.wide = wideBytes > 0 ? this.arena.tensor([limits.maxTokens, config.hiddenSize], "f32") : null;
     const named = Object.entries(widths).map(([name, width]) => [
       name,
       this.arena.tensor([limits.maxTokens, width], this.dtype),
@@ -66,14 +70,23 @@ export class Llama {
 
   /** logits [R, V] of the hidden states of R rows, which stood at `_places` (the first R) of what `forward` gave last. */
   head(logits: Tensor, hidden: Tensor, _places?: readonly number[]): void {
-    this.ops.matmul(logits, hidden, this.weights.head);
+    this.ops.matmul(logits, this.headInput(hidden), this.weights.head);
   }
 
   close(): void {
     this.arena.close();
   }
 
-  /** x [T, D] <- x + attention(norm(x)); x <- x + mlp(norm(x)). */
+  /** Hidden states in the logits' type, which a product's input has too: bfloat16 is widened, exactly; valid until the next call. */
+  protected headInput(hidden: Tensor): Tensor {
+    const wide = this.wide?.rows(hidden.dim(0));
+    if (!wide) return hidden;
+    this.ops.cast(wide, hidden);
+    return wide;
+  }
+
+  /** x [T, D] <- x + attention(norm(x)); x <- x + mlp(norm(x)). The products add to x themselves: with the norm that follows,
+   *  4 T D elements move, and x is rounded once; a product of its own and addRmsNorm move 5 T D and round twice. */
   private block(x: Tensor, w: Block, batch: Batch, layer: number, attend: Attend): void {
     const { ops, heads, config } = this;
     const { T } = batch;

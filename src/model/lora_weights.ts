@@ -166,8 +166,9 @@ class Reader {
         b.set(up.subarray((first.row + n) * rank, (first.row + n + 1) * rank), (column + n) * R + i * rank);
     }
     const packed = { a: arena.packed(R, K, this.dtype), b: arena.packed(N, R, this.dtype) };
-    arena.device.pack(packed.a, a, 0, R, this.dtype);
-    arena.device.pack(packed.b, b, 0, N, this.dtype);
+    const source = this.dtype === "f64" ? "f64" : "f32";
+    arena.device.pack(packed.a, a, 0, R, source);
+    arena.device.pack(packed.b, b, 0, N, source);
     return packed;
   }
 

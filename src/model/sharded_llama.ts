@@ -111,7 +111,7 @@ export class ShardedLlama extends Llama {
     const [R, width] = [hidden.dim(0), this.weights.head.N];
     const all = new Tensor(this.gathered.data, [world, R, width], dtype);
     const own = all.rows(1, rank).reshape([R, width]);
-    this.ops.matmul(own, hidden, this.weights.head);
+    this.ops.matmul(own, this.headInput(hidden), this.weights.head);
     this.sums.allGather(all, own, { of: "logits", after: this.device.workSoFar() }).wait();
     return all;
   }
