@@ -65,9 +65,12 @@ function cases(): Case[] {
         ...attention,
       }),
     );
-  list.push(attentionCase({ sequences: [{ queries: 512, length: 512 }], ...attention }));
-  list.push(attentionCase({ sequences: [{ queries: 1, length: 2048 }], ...attention }));
-  list.push(attentionCase({ sequences: [{ queries: 1, length: 2048 }], ...attention, H: 32, G: 4 }));
+  for (const ctype of ["bf16", "f8"] as const)
+    list.push(
+      attentionCase({ sequences: [{ queries: 512, length: 512 }], ...attention, ctype }),
+      attentionCase({ sequences: [{ queries: 1, length: 2048 }], ...attention, ctype }),
+      attentionCase({ sequences: [{ queries: 1, length: 2048 }], ...attention, H: 32, G: 4, ctype }),
+    );
   return list;
 }
 

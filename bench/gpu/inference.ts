@@ -6,6 +6,7 @@ import { LlamaRunner } from "../../src/engine/llama_runner.ts";
 import { greedy, type StepRow } from "../../src/engine/runner.ts";
 import type { LlamaConfig } from "../../src/model/config.ts";
 import { Llama } from "../../src/model/llama.ts";
+import { activationTypeOf } from "../../src/model/weights.ts";
 import { type BenchDevice, configOf, openBenchDevice, put, type Row, time } from "./bench_device.ts";
 import { randomWeights } from "./random_weights.ts";
 
@@ -18,8 +19,6 @@ const { values } = parseArgs({
     /** 0: none. */
     prefill: { type: "string", default: "2048" },
     repeat: { type: "string", default: "15" },
-    /** Of activations; serving takes f32. */
-    activations: { type: "string", default: "f32" },
   },
 });
 
@@ -38,20 +37,27 @@ const [context, prompt, repeat] = [Number(values.context), Number(values.prefill
 const longest = Math.max(context + 2 * (repeat + warm), prompt) + pageSize;
 const bench = openBenchDevice(values.device);
 const config = configOf(values.shape, longest);
-const weights = randomWeights(bench.device, config, values.activations === "bf16" ? "bf16" : "f32");
+const weights = randomWeights(bench.device, config, activationTypeOf(bench.device, "bf16"));
 const maxTokens = Math.max(prompt, context, ...batches);
 const model = new Llama(bench.device, config, weights, { maxTokens, positions: longest });
 const pagesEach = Math.ceil(longest / pageSize);
-const runner = new LlamaRunner(model, {
-  maxTokens,
-  maxRows: Math.max(...batches),
-  maxModelLen: longest,
-  pageSize,
-  pageCount: pagesEach * Math.max(...batches),
-});
+const open = (graphs: boolean): LlamaRunner =>
+  new LlamaRunner(model, {
+    maxTokens,
+    maxRows: Math.max(...batches),
+    maxModelLen: longest,
+    pageSize,
+    pageCount: pagesEach * Math.max(...batches),
+    graphs,
+  });
+let runner = open(true);
 if (prompt > 0) putPrefill();
-for (let sequence = 0; sequence < Math.max(...batches); sequence++) runner.step([row(sequence, 0, context)]);
-for (const batch of batches) putDecode(batch);
+putDecodes("");
+if (bench.device.hasGraphs) {
+  runner.close();
+  runner = open(false);
+  putDecodes(" without graphs");
+}
 runner.close();
 model.close();
 weights.close();
@@ -77,7 +83,13 @@ function putPrefill(): void {
   put(inTokens(`prefill ${prompt}`, prompt, seconds, limit, bars[`${values.shape} prefill`]));
 }
 
-function putDecode(batch: number): void {
+function putDecodes(how: string): void {
+  for (let sequence = 0; sequence < Math.max(...batches); sequence++)
+    runner.step([row(sequence, 0, context)]);
+  for (const batch of batches) putDecode(batch, how);
+}
+
+function putDecode(batch: number, how: string): void {
   let past = context;
   const seconds = time(
     () => {
@@ -87,7 +99,8 @@ function putDecode(batch: number): void {
     { repeat, warm },
   );
   const limit = batch / decodeSeconds(config, bench.rates, batch, context);
-  put(inTokens(`decode x${batch}`, batch, seconds, limit, bars[`${values.shape} decode x${batch}`]));
+  const what = `decode x${batch}${how}`;
+  put(inTokens(what, batch, seconds, limit, bars[`${values.shape} ${what}`]));
 }
 
 function step(rows: StepRow[]): void {

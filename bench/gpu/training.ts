@@ -37,6 +37,7 @@ const config = configOf(values.shape, tokens, layers);
 const setup = {
   precision: "bf16",
   gradients: "bfloat16",
+  activations: device.readsHostMemory ? "float32" : "bfloat16",
   rungs: Array<Rung>(layers).fill(values.recompute as Rung),
 } as const;
 const training = openTrainingStep(device, config, { rows, tokens, ...setup });

@@ -1,125 +1,129 @@
-// Finds cuBLASLt and multiplies with it. Its matrices lie by columns: our y [T,N] by rows is its y^T [N,T], so w comes
-// first, transposed, and x second.
+// Finds cuBLASLt and describes products to it.
 //
-// Searched: the folders of KOALA_CUDA_LIBS, the loader's own places, then those of the toolkit (koala doctor lists them).
+// Its matrices lie by columns: a matrix [rows, columns] of ours by rows is its [columns, rows]. So y^T [N,T] is w (K x N,
+// transposed) times x (K x T), and dw^T [K,N] is x (K x T) times dy (N x T, transposed): nothing has to be copied for it.
 #include "cublaslt.cuh"
 
 #include <dlfcn.h>
-#include <stdio.h>
-#include <stdlib.h>
+#include <initializer_list>
+#include <pthread.h>
 #include <string.h>
+
+#include "find_library.cuh"
 
 namespace {
 
 const char* const SONAMES[] = {"libcublasLt.so.13", "libcublasLt.so.12"};
 
-void* open_in(const char* folder, size_t length) {
-  for (const char* soname : SONAMES) {
-    char path[1024];
-    const int n = snprintf(path, sizeof path, "%.*s/%s", (int)length, folder, soname);
-    if (n >= (int)sizeof path) continue;
-    if (void* found = dlopen(path, RTLD_NOW | RTLD_LOCAL)) return found;
-  }
-  return nullptr;
-}
-
-void* find() {
-  const char* folders = getenv("KOALA_CUDA_LIBS");
-  while (folders && *folders) {
-    const size_t length = strcspn(folders, ":");
-    if (length > 0)
-      if (void* found = open_in(folders, length)) return found;
-    folders += length + (folders[length] == ':');
-  }
-  for (const char* soname : SONAMES)
-    if (void* found = dlopen(soname, RTLD_NOW | RTLD_LOCAL)) return found;
-  const char toolkit[] = "/usr/local/cuda/lib64";
-  return open_in(toolkit, sizeof toolkit - 1);
-}
+Cublaslt library;
+bool usable = false;
+pthread_once_t searched = PTHREAD_ONCE_INIT;
 
 /** Whether every function is there. */
-bool load(CublasLt* lt, void* library) {
-#define FUNCTION(name) *(void**)&lt->name = dlsym(library, "cublasLt" #name)
-  FUNCTION(GetVersion), FUNCTION(Create), FUNCTION(Destroy), FUNCTION(MatmulDescCreate), FUNCTION(MatmulDescDestroy);
-  FUNCTION(MatmulDescSetAttribute), FUNCTION(MatrixLayoutCreate), FUNCTION(MatrixLayoutDestroy);
-  FUNCTION(MatmulPreferenceCreate), FUNCTION(MatmulPreferenceDestroy), FUNCTION(MatmulPreferenceSetAttribute);
-  FUNCTION(MatmulAlgoGetHeuristic), FUNCTION(Matmul), FUNCTION(GetStatusString);
+bool load(Cublaslt* lt, void* handle) {
+#define FUNCTION(name) ((*(void**)&lt->name = dlsym(handle, "cublasLt" #name)) != nullptr)
+  return FUNCTION(GetVersion) && FUNCTION(Create) && FUNCTION(Destroy) && FUNCTION(MatmulDescCreate)
+      && FUNCTION(MatmulDescDestroy) && FUNCTION(MatmulDescSetAttribute) && FUNCTION(MatrixLayoutCreate)
+      && FUNCTION(MatrixLayoutDestroy) && FUNCTION(MatrixLayoutSetAttribute) && FUNCTION(MatmulPreferenceCreate)
+      && FUNCTION(MatmulPreferenceDestroy) && FUNCTION(MatmulPreferenceSetAttribute)
+      && FUNCTION(MatmulAlgoGetHeuristic) && FUNCTION(MatmulAlgoCheck) && FUNCTION(Matmul) && FUNCTION(GetStatusString);
 #undef FUNCTION
-  return lt->GetVersion && lt->Create && lt->Destroy && lt->MatmulDescCreate && lt->MatmulDescDestroy
-      && lt->MatmulDescSetAttribute && lt->MatrixLayoutCreate && lt->MatrixLayoutDestroy && lt->MatmulPreferenceCreate
-      && lt->MatmulPreferenceDestroy && lt->MatmulPreferenceSetAttribute && lt->MatmulAlgoGetHeuristic && lt->Matmul
-      && lt->GetStatusString;
 }
 
-/** The descriptions of one product; whatever was made is given back. */
-struct Plan {
-  const CublasLt* lt;
-  void *desc = nullptr, *w = nullptr, *x = nullptr, *y = nullptr, *preference = nullptr;
-  LtHeuristic best;
-  const char* what = "";
-
-  explicit Plan(const CublasLt* lt) : lt(lt) {}
-  ~Plan() {
-    if (desc) lt->MatmulDescDestroy(desc);
-    if (w) lt->MatrixLayoutDestroy(w);
-    if (x) lt->MatrixLayoutDestroy(x);
-    if (y) lt->MatrixLayoutDestroy(y);
-    if (preference) lt->MatmulPreferenceDestroy(preference);
-  }
-  int describe(const LtProduct& p) {
-    const int transposed = LT_OP_T, with_bias = LT_EPILOGUE_BIAS, no_split = 0;
-    const size_t workspace = LT_WORKSPACE;
-    int status = 0;
-#define STEP(call) \
-  if ((status = (call)) != 0) return what = #call, status
-    STEP(lt->MatmulDescCreate(&desc, LT_COMPUTE_32F, LT_R_32F));
-    STEP(lt->MatmulDescSetAttribute(desc, LT_DESC_TRANSA, &transposed, sizeof transposed));
-    if (p.bias) {
-      STEP(lt->MatmulDescSetAttribute(desc, LT_DESC_EPILOGUE, &with_bias, sizeof with_bias));
-      STEP(lt->MatmulDescSetAttribute(desc, LT_DESC_BIAS_POINTER, &p.bias, sizeof p.bias));
-    }
-    STEP(lt->MatrixLayoutCreate(&w, LT_R_16BF, p.K, p.N, p.w_stride));
-    STEP(lt->MatrixLayoutCreate(&x, LT_R_16BF, p.K, p.T, p.x_stride));
-    STEP(lt->MatrixLayoutCreate(&y, p.type, p.N, p.T, p.N));
-    STEP(lt->MatmulPreferenceCreate(&preference));
-    STEP(lt->MatmulPreferenceSetAttribute(preference, LT_PREF_WORKSPACE_BYTES, &workspace, sizeof workspace));
-    // Sums that are split over blocks would be added in an order of chance.
-    STEP(lt->MatmulPreferenceSetAttribute(preference, LT_PREF_REDUCTION_SCHEMES, &no_split, sizeof no_split));
-    return 0;
-  }
-  /** The first that the library proposes: measuring would let chance choose the bits. */
-  int choose(void* handle) {
-    int found = 0, status = 0;
-    STEP(lt->MatmulAlgoGetHeuristic(handle, desc, w, x, y, y, preference, 1, &best, &found));
-    if (found == 0) return what = "no algorithm for this shape", 15;  // CUBLAS_STATUS_NOT_SUPPORTED
-    return 0;
-#undef STEP
-  }
-};
+void search() {
+  void* handle = find_library(SONAMES, 2);
+#if defined(KOALA_EMULATOR)
+  // The real one would hand addresses of this process to a GPU.
+  if (handle && !dlsym(handle, "emulatedCublasLt")) return;
+#endif
+  usable = handle && load(&library, handle);
+  if (usable) library.version = library.GetVersion();
+}
 
 }  // namespace
 
-const CublasLt* cublaslt_library() {
-  static CublasLt lt;
-  static bool searched = false, found = false;  // devices are used by one thread at a time
-  if (searched) return found ? &lt : nullptr;
-  searched = true;
-  const char* asked = getenv("KOALA_GEMM");
-  if (!asked || strcmp(asked, "cublaslt") != 0) return nullptr;
-  void* library = find();
-  found = library && load(&lt, library);
-  if (found) lt.version = lt.GetVersion();
-  return found ? &lt : nullptr;
+const Cublaslt* cublaslt_library() {
+  pthread_once(&searched, search);
+  return usable ? &library : nullptr;
 }
 
-int cublaslt_multiply(const CublasLt* lt, void* handle, const LtProduct& p, void* workspace, void* stream, const char** what) {
-  Plan plan(lt);
-  int status = plan.describe(p);
-  if (!status) status = plan.choose(handle);
-  *what = plan.what;
-  if (status) return status;
-  const float alpha = 1, beta = p.accumulate ? 1.f : 0.f;
-  *what = "cublasLtMatmul";
-  return lt->Matmul(handle, plan.desc, &alpha, p.w, plan.w, p.x, plan.x, &beta, p.y, plan.y, p.y, plan.y,
-      plan.best.algorithm, workspace, LT_WORKSPACE, stream);
+#define STEP(call)                            \
+  do {                                        \
+    const int status_ = (call);               \
+    if (status_ != 0) {                       \
+      plan->step = #call;                     \
+      return status_;                         \
+    }                                         \
+  } while (0)
+
+int lt_describe(const Cublaslt* lt, LtPlan* plan, const LtKey& key, const void* bias) {
+  *plan = {key, nullptr, nullptr, nullptr, nullptr, nullptr, ""};
+  const bool forward = key.kind == LT_FORWARD;
+  const int left_op = forward ? LT_OP_T : LT_OP_N, right_op = forward ? LT_OP_N : LT_OP_T, with_bias = LT_EPILOGUE_BIAS;
+  STEP(lt->MatmulDescCreate(&plan->desc, LT_COMPUTE_32F, LT_R_32F));
+  STEP(lt->MatmulDescSetAttribute(plan->desc, LT_DESC_TRANSA, &left_op, sizeof left_op));
+  STEP(lt->MatmulDescSetAttribute(plan->desc, LT_DESC_TRANSB, &right_op, sizeof right_op));
+  if (key.bias) {
+    STEP(lt->MatmulDescSetAttribute(plan->desc, LT_DESC_EPILOGUE, &with_bias, sizeof with_bias));
+    STEP(lt->MatmulDescSetAttribute(plan->desc, LT_DESC_BIAS_POINTER, &bias, sizeof bias));
+  }
+  STEP(lt->MatrixLayoutCreate(&plan->left, LT_R_16BF, key.K, forward ? key.N : key.T, key.left_stride));
+  STEP(lt->MatrixLayoutCreate(&plan->right, LT_R_16BF, forward ? key.K : key.N, key.T, key.right_stride));
+  const int rows = forward ? key.N : key.K, columns = forward ? key.T : key.N;
+  STEP(lt->MatrixLayoutCreate(&plan->to, key.type, rows, columns, rows));
+  const uint64_t workspace = LT_WORKSPACE;
+  const uint32_t no_split = 0, alignment = LT_ALIGNMENT;
+  STEP(lt->MatmulPreferenceCreate(&plan->preference));
+  STEP(lt->MatmulPreferenceSetAttribute(plan->preference, LT_PREF_WORKSPACE_BYTES, &workspace, sizeof workspace));
+  STEP(lt->MatmulPreferenceSetAttribute(plan->preference, LT_PREF_REDUCTION_SCHEMES, &no_split, sizeof no_split));
+  // Unasked, the library takes all addresses to be multiples of 256 bytes.
+  for (int matrix = 0; matrix < 4; matrix++)
+    STEP(lt->MatmulPreferenceSetAttribute(plan->preference, LT_PREF_ALIGNMENT_OF_A + matrix, &alignment, sizeof alignment));
+  return 0;
+}
+
+void lt_discard(const Cublaslt* lt, LtPlan* plan) {
+  if (plan->desc) lt->MatmulDescDestroy(plan->desc);
+  for (void* layout : {plan->left, plan->right, plan->to})
+    if (layout) lt->MatrixLayoutDestroy(layout);
+  if (plan->preference) lt->MatmulPreferenceDestroy(plan->preference);
+  plan->desc = plan->left = plan->right = plan->to = plan->preference = nullptr;
+}
+
+int lt_set_rows(const Cublaslt* lt, LtPlan* plan, int T) {
+  const uint64_t columns = T;
+  void* const first = plan->key.kind == LT_FORWARD ? plan->to : plan->left;
+  STEP(lt->MatrixLayoutSetAttribute(first, LT_LAYOUT_COLUMNS, &columns, sizeof columns));
+  STEP(lt->MatrixLayoutSetAttribute(plan->right, LT_LAYOUT_COLUMNS, &columns, sizeof columns));
+  return 0;
+}
+
+int lt_propose(const Cublaslt* lt, void* handle, LtPlan* plan, LtHeuristic* results, int wanted, int* found) {
+  *found = 0;
+  const int status = lt->MatmulAlgoGetHeuristic(handle, plan->desc, plan->left, plan->right, plan->to, plan->to,
+      plan->preference, wanted, results, found);
+  plan->step = "MatmulAlgoGetHeuristic";
+  if (status == LT_NOT_SUPPORTED) *found = 0;
+  else if (status != 0) return status;
+  int kept = 0;
+  for (int i = 0; i < *found; i++)
+    if (results[i].status == 0 && results[i].workspace_bytes <= LT_WORKSPACE) results[kept++] = results[i];
+  *found = kept;
+  return 0;
+}
+
+bool lt_fits(const Cublaslt* lt, void* handle, const LtPlan& plan, const LtAlgorithm& algorithm) {
+  LtHeuristic result;
+  memset(&result, 0, sizeof result);
+  const int status = lt->MatmulAlgoCheck(handle, plan.desc, plan.left, plan.right, plan.to, plan.to, &algorithm, &result);
+  return status == 0 && result.workspace_bytes <= LT_WORKSPACE;
+}
+
+int lt_run(const Cublaslt* lt, void* handle, LtPlan* plan, const LtProduct& p, const void* old, void* to,
+    const LtAlgorithm& algorithm, void* workspace, void* stream) {
+  if (p.key.bias) STEP(lt->MatmulDescSetAttribute(plan->desc, LT_DESC_BIAS_POINTER, &p.bias, sizeof p.bias));
+  const float alpha = 1, beta = p.key.accumulate ? 1.f : 0.f;
+  STEP(lt->Matmul(handle, plan->desc, &alpha, p.left, plan->left, p.right, plan->right, &beta, old, plan->to, to, plan->to,
+      &algorithm, workspace, LT_WORKSPACE, stream));
+  return 0;
 }

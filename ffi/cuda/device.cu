@@ -1,5 +1,5 @@
 // Opens a GPU and owns its stream and scratch; memory, copies and mapped files.
-#include "cublaslt.cuh"
+#include "cublaslt_device.cuh"
 #include "device.cuh"
 
 #include <errno.h>
@@ -53,14 +53,7 @@ int32_t prepare(koala_device* dev) {
   REQUIRE_CUDA("device_open", cudaMallocHost(&dev->faults, sizeof(Faults)));
   memset((void*)dev->faults, 0, sizeof(Faults));
   const char* sync = getenv("KOALA_SYNC");
-  if (const CublasLt* lt = cublaslt_library()) {
-    const int status = lt->Create(&dev->cublaslt);
-    REQUIRE(status == 0, "koala_device_open: cuBLASLt does not start (%s).", lt->GetStatusString(status));
-  }
-  const char* gemm = getenv("KOALA_GEMM");
-  REQUIRE(!gemm || !*gemm || !strcmp(gemm, "own") || dev->cublaslt,
-      "KOALA_GEMM is \"%s\", and %s. Unset it to multiply with kernels of our own.", gemm,
-      strcmp(gemm, "cublaslt") ? "there are own and cublaslt" : "cuBLASLt was not found; name its folder in KOALA_CUDA_LIBS");
+  if (cublaslt_open(dev, properties.name)) return -1;
   dev->synchronous = sync && *sync && strcmp(sync, "0") != 0;
   return 0;
 }
@@ -92,10 +85,21 @@ int32_t report_faults(koala_device* dev) {
   return status;
 }
 
+/** Notes that the graph that is recorded lacks an op, whose sentence is told already. */
+int32_t lacking(koala_device* dev) {
+  dev->incomplete = true;
+  return -1;
+}
+
 int32_t grow_scratch(koala_device* dev, size_t bytes) {
   if (bytes <= dev->scratch_bytes) return 0;
+  if (dev->recording) {
+    fail("The device records a graph, and an op of it needs %.0f bytes of scratch where %.0f are held: call it once before.",
+        (double)bytes, (double)dev->scratch_bytes);
+    return lacking(dev);
+  }
   REQUIRE_CUDA("device", cudaStreamSynchronize(dev->stream));  // ops that use the old block
-  cudaFree(dev->scratch);
+  if (!is_recorded(dev, dev->scratch)) cudaFree(dev->scratch);
   dev->scratch = nullptr;
   dev->scratch_bytes = 0;
   if (cudaMalloc(&dev->scratch, bytes) != cudaSuccess) {
@@ -104,6 +108,17 @@ int32_t grow_scratch(koala_device* dev, size_t bytes) {
   }
   dev->scratch_bytes = bytes;
   return 0;
+}
+
+/** Of blocks that living graphs use and ops do not any more. */
+size_t retired_bytes(const koala_device* dev) {
+  size_t bytes = 0;
+  const void* counted = dev->scratch;
+  for (const koala_graph* graph = dev->graphs; graph; graph = graph->next) {
+    if (graph->scratch != counted && graph->scratch != dev->scratch) bytes += graph->scratch_bytes;
+    counted = graph->scratch;  // graphs of one block stand together: the list is in the order of the recordings
+  }
+  return bytes;
 }
 
 /** A small upload: through page-locked memory, so that the caller may change `from` at once. */
@@ -164,13 +179,18 @@ int32_t begin(koala_device* dev, const char* symbol, size_t scratch_bytes) {
 
 int32_t finish(koala_device* dev) {
   cudaError_t status = cudaGetLastError();
-  if (status == cudaSuccess && dev->synchronous) status = cudaStreamSynchronize(dev->stream);
+  if (status != cudaSuccess) dev->incomplete = true;
+  if (status == cudaSuccess && dev->synchronous && !dev->recording) status = cudaStreamSynchronize(dev->stream);
   if (dev->record) *(volatile double*)&dev->record->running = 0;
   if (status != cudaSuccess) return fail("%s: %s (%s).", dev->symbol, cudaGetErrorString(status), cudaGetErrorName(status));
   return report_faults(dev);
 }
 
 int32_t wait_for(koala_device* dev) {
+  if (dev->recording) {
+    fail("The device records a graph: nothing can wait for it, or be copied to or from the host, before the recording ends.");
+    return lacking(dev);
+  }
   REQUIRE_CUDA("device", cudaStreamSynchronize(dev->stream));
   dev->staged = 0;
   return report_faults(dev);
@@ -179,6 +199,12 @@ int32_t wait_for(koala_device* dev) {
 Faults* checked(koala_device* dev, FaultKind kind, int32_t limit) {
   dev->checks[kind] = {dev->symbol, limit};
   return dev->faults;
+}
+
+bool is_recorded(const koala_device* dev, const void* scratch) {
+  for (const koala_graph* graph = dev->graphs; graph; graph = graph->next)
+    if (scratch && graph->scratch == scratch) return true;
+  return false;
 }
 
 bool is_device_memory(const void* p) {
@@ -194,11 +220,12 @@ int32_t copy(koala_device* dev, void* to, const void* from, size_t bytes) {
   const bool on_device = is_device_memory(from);
   if (is_device_memory(to)) {
     if (on_device) return move(dev, to, from, bytes);
+    if (dev->recording) return wait_for(dev);  // which says that it cannot be
     if (bytes <= STAGED_MAX) return stage(dev, to, from, bytes);
     REQUIRE_CUDA("memory_copy", cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, dev->stream));
     return wait_for(dev);
   }
-  if (on_device) REQUIRE_CUDA("memory_copy", cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, dev->stream));
+  if (on_device && !dev->recording) REQUIRE_CUDA("memory_copy", cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, dev->stream));
   if (wait_for(dev)) return -1;
   if (!on_device) memmove(to, from, bytes);
   return 0;
@@ -227,11 +254,13 @@ int32_t koala_device_open(koala_device** out, int32_t ordinal, int32_t) {
 
 int32_t koala_device_close(koala_device* dev) {
   REQUIRE_POINTER("device_close", dev);
+  if (dev->recording) koala_graph_end(dev, nullptr);
   if (dev->stream) cudaStreamSynchronize(dev->stream);
+  while (dev->graphs) koala_graph_close(dev, dev->graphs);
   cudaFree(dev->scratch);
   if (dev->staging) cudaFreeHost(dev->staging);
   if (dev->faults) cudaFreeHost(dev->faults);
-  if (dev->cublaslt) cublaslt_library()->Destroy(dev->cublaslt);
+  cublaslt_close(dev);
   if (dev->stream) cudaStreamDestroy(dev->stream);
   cudaGetLastError();
   free(dev);
@@ -247,8 +276,8 @@ int32_t koala_device_info(koala_device* dev, char* json, int32_t bytes) {
   REQUIRE_CUDA("device_info", cudaSetDevice(dev->ordinal));
   REQUIRE_CUDA("device_info", cudaMemGetInfo(&free_bytes, &total));
   const int n = snprintf(json, bytes > 0 ? bytes : 0,
-      "{\"name\":\"%s\",\"isa\":\"sm_%d\",\"threads\":%d,\"memory_bytes\":%.0f,\"free_bytes\":%.0f}",
-      properties.name, dev->architecture, dev->processors, (double)total, (double)free_bytes);
+      "{\"name\":\"%s\",\"isa\":\"sm_%d\",\"threads\":%d,\"memory_bytes\":%.0f,\"free_bytes\":%.0f,\"gemm\":\"%s\"}",
+      properties.name, dev->architecture, dev->processors, (double)total, (double)free_bytes, dev->gemm);
   REQUIRE(n < bytes, "koala_device_info: the description takes %d bytes and the buffer has %d.", n + 1, bytes);
   return 0;
 }
@@ -264,7 +293,7 @@ int32_t koala_device_scratch(koala_device* dev, double* bytes, int32_t reserve) 
   REQUIRE_POINTER("device_scratch", dev);
   REQUIRE_POINTER("device_scratch", bytes);
   if (reserve && grow_scratch(dev, dev->scratch_needed)) return -1;
-  bytes[0] = (double)dev->scratch_bytes;
+  bytes[0] = (double)(dev->scratch_bytes + retired_bytes(dev));
   bytes[1] = (double)dev->scratch_needed;
   return 0;
 }
@@ -279,6 +308,7 @@ int32_t koala_memory_alloc(koala_device* dev, void** out, double bytes) {
   REQUIRE_POINTER("memory_alloc", dev);
   REQUIRE_POINTER("memory_alloc", out);
   REQUIRE(is_byte_count(bytes), "koala_memory_alloc: %g is not a number of bytes.", bytes);
+  REQUIRE(!dev->recording, "koala_memory_alloc: the device records a graph; memory is taken before or after.");
   REQUIRE_CUDA("memory_alloc", cudaSetDevice(dev->ordinal));
   if (cudaMalloc(out, (size_t)(bytes < 1 ? 1 : bytes)) != cudaSuccess) {
     cudaGetLastError();
@@ -292,6 +322,7 @@ int32_t koala_memory_free(koala_device* dev, void* data, double bytes) {
   REQUIRE_POINTER("memory_free", dev);
   REQUIRE_POINTER("memory_free", data);
   REQUIRE(is_byte_count(bytes), "koala_memory_free: %g is not a number of bytes.", bytes);
+  REQUIRE(!dev->recording, "koala_memory_free: the device records a graph; memory is given back before or after.");
   REQUIRE_CUDA("memory_free", cudaStreamSynchronize(dev->stream));
   REQUIRE_CUDA("memory_free", cudaFree(data));
   return 0;

@@ -11,6 +11,9 @@
 // Ops are queued on the stream and return at once. What only a kernel can see (a token outside the vocabulary) it skips
 // and writes to dev->faults; the sentence comes from finish(), or from the first call that waits: koala_memory_copy to
 // the host, koala_device_scratch.
+//
+// While a graph is recorded (graph.cu) ops run nothing, and their arguments are kept. An op that could not be repeated so
+// must fail: begin() does where scratch would have to grow, copy() and wait_for() do always.
 #pragma once
 #include "gpu.h"
 #include "../cpu/check.h"
@@ -27,6 +30,18 @@ struct OpRecord {
   char symbol[56];
 };
 
+/** What a kind of fault is about: the op that checks it and the least index that is wrong. */
+struct Check { const char* symbol; int32_t limit; };
+
+/** Recorded ops, in the list of their device. Scratch that they use stays until the last such graph is closed. */
+struct koala_graph {
+  cudaGraphExec_t exec = nullptr;
+  void* scratch = nullptr;
+  size_t scratch_bytes = 0;
+  Check checks[FAULT_KINDS] = {};  // of its ops; symbol is null where none checks this kind
+  koala_graph* next = nullptr;
+};
+
 struct koala_device {
   int32_t ordinal = 0;
   cudaStream_t stream = nullptr;
@@ -37,10 +52,13 @@ struct koala_device {
   const char* symbol = "";  // of the op that began last
   OpRecord* record = nullptr;
   Faults* faults = nullptr;                        // as the host and the device address it
-  struct { const char* symbol; int32_t limit; } checks[FAULT_KINDS] = {};  // of the last op that checks this kind
+  Check checks[FAULT_KINDS] = {};  // of the last op that checks this kind
+  bool recording = false, incomplete = false;  // a graph; an op failed since it began
+  koala_graph* graphs = nullptr;  // that live
   char* staging = nullptr;  // page-locked memory that small uploads pass through
   size_t staged = 0;
-  void* cublaslt = nullptr;  // handle of cuBLASLt, where KOALA_GEMM asked for it and it was found
+  struct LtDevice* cublaslt = nullptr;  // nullptr: all products are made by kernels of our own
+  char gemm[160] = "";      // who makes products, in words
   int processors = 0;       // streaming multiprocessors
   int architecture = 0;     // 90: sm_90
   size_t shared_bytes = 0;  // that a block may have
@@ -54,6 +72,8 @@ int32_t finish(koala_device* dev);
 int32_t wait_for(koala_device* dev);
 /** Kernels may now write dev->faults->at[kind]; an index not below `limit` (or negative) is the fault. */
 Faults* checked(koala_device* dev, FaultKind kind, int32_t limit);
+/** Whether the ops of a living graph use this scratch. */
+bool is_recorded(const koala_device* dev, const void* scratch);
 /** Whether kernels can read the memory at p. */
 bool is_device_memory(const void* p);
 /** Copies to or from anywhere, in the order of the stream. Waits where the host is the target, or a large source. */

@@ -15,6 +15,7 @@ inline uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
   auto half = [](uint32_t pair, int i) { return (double)bits_to_float(i ? pair & 0xffff0000u : pair << 16); };
   return to_bf16x2((float)(half(a, 0) * half(b, 0) + half(c, 0)), (float)(half(a, 1) * half(b, 1) + half(c, 1)));
 }
+inline uint32_t mul_bf16x2(uint32_t a, uint32_t b) { return fma_bf16x2(a, b, 0x80008000u); }
 inline f16 to_f16(float f) {
   const uint32_t u = float_to_bits(f), size = u & 0x7fffffff, sign = u >> 16 & 0x8000;
   if (size > 0x7f800000) return {0x7fff};

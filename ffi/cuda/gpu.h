@@ -16,6 +16,7 @@
 
 struct bf16 { uint16_t bits; };
 struct f16 { uint16_t bits; };
+struct f8 { uint8_t bits; };
 
 #if defined(KOALA_EMULATOR)
 #include "emulator.h"
@@ -52,6 +53,8 @@ DEVICE uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
   asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
   return r;
 }
+/** Products of two pairs of bf16, rounded to nearest even. */
+DEVICE uint32_t mul_bf16x2(uint32_t a, uint32_t b) { return fma_bf16x2(a, b, 0x80008000u); }
 DEVICE f16 to_f16(float f) {
   f16 r;
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(r.bits) : "f"(f));

@@ -5,11 +5,13 @@
 // Tensor cores: tiles of 128 x 128, 32 tokens a step, three steps on their way (cp.async); 8 warps of 64 x 32. Both
 // operands lie token by token, so ldmatrix transposes both. Rows that cannot be read 16 bytes at a time, or are not bf16,
 // are first copied to scratch, rounded and padded. The tiles take 52224 bytes of shared memory besides the budget.
+// Where cuBLASLt is found, large bf16 products are its own (cublaslt_device.cuh).
 // budget k_weight_gradient_bf16: registers 128, shared 0
 // budget k_weight_gradient: registers 64, shared 16384
 // budget k_rounded_rows: registers 24, shared 0
 // budget k_bias_gradient: registers 32, shared 2048
 #include "column_sums.cuh"
+#include "cublaslt_device.cuh"
 
 namespace {
 
@@ -110,9 +112,16 @@ size_t copy_bytes(int tokens, int columns) { return (size_t)tokens * ((columns +
 
 template <class T>
 int32_t on_tensor_cores(koala_device* dev, float* dw, const T* dy, const T* x, int tokens, int N, int K) {
-  if (begin(dev, "koala_matmul_weight_gradient", copy_bytes(tokens, N) + copy_bytes(tokens, K))) return -1;
+  const bool cublaslt = cublaslt_takes(dev, tokens, N, K) && is_aligned(dw);
+  const size_t copies = (copy_bytes(tokens, N) + copy_bytes(tokens, K) + 255) / 256 * 256;
+  if (begin(dev, "koala_matmul_weight_gradient", copies + (cublaslt ? LT_WORKSPACE : 0))) return -1;
   char* scratch = (char*)dev->scratch;
   const Operand left = operand(dev, &scratch, dy, tokens, N), right = operand(dev, &scratch, x, tokens, K);
+  bool done = false;
+  const LtKey key = {LT_WEIGHTS, tokens, N, K, right.line, left.line, LT_R_32F, 1, 0};
+  if (cublaslt && cublaslt_multiply(dev, {key, dw, right.data, left.data, nullptr}, (char*)dev->scratch + copies, &done))
+    return -1;
+  if (done) return finish(dev);
   REQUIRE_CUDA("matmul_weight_gradient", cudaFuncSetAttribute(k_weight_gradient_bf16,
       cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_BYTES));
   LAUNCH(k_weight_gradient_bf16, dim3(blocks_of(K, TILE), blocks_of(N, TILE)), THREADS, SHARED_BYTES, dev->stream, dw,

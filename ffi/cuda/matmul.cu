@@ -2,13 +2,13 @@
 //
 // A packed matrix is row-major in the weight type; a row takes a multiple of 16 bytes and ends in zeros (matmul_pack.cu);
 // int8 and int4 are in quantised.cuh. These and bf16 weights are multiplied on tensor cores, in tiles chosen by T and N;
-// float32 and float64 products without. Both
-// sum every element in one order, so a row's bits depend neither on T nor on its neighbours. KOALA_GEMM=cublaslt gives
-// that up for speed: products of bf16 with more than a few rows go to cuBLASLt.
+// float32 and float64 products without. All sum every element in one order, so a row's bits depend neither on T nor on its
+// neighbours. Where cuBLASLt is found, large bf16 products are its own, and their bits may depend on T; KOALA_GEMM=own keeps
+// to ours (cublaslt_device.cuh).
 // budget k_operand: registers 32, shared 0
 // budget k_gemm: registers 128, shared 0
 // budget k_simt_gemm: registers 96, shared 16640
-#include "cublaslt.cuh"
+#include "cublaslt_device.cuh"
 #include "gemm_tiles.cuh"
 #include "packed.cuh"
 #include "quantised.cuh"
@@ -28,16 +28,11 @@ template <class E> KERNEL(THREADS) k_operand(bf16* to, const E* x, int K, int st
   store_some(to + (int64_t)blockIdx.x * stride, v, k, stride, true);
 }
 
-constexpr int LT_ROWS = 128;  // from here on cuBLASLt, where it was asked for
-
-template <class E> int32_t multiply_cublaslt(koala_device* dev, const Product<E>& p, char* workspace) {
+/** *done is false where cuBLASLt has no algorithm for it. */
+template <class E> int32_t multiply_cublaslt(koala_device* dev, const Product<E>& p, char* workspace, bool* done) {
   const int type = Same<E, bf16>::value ? LT_R_16BF : LT_R_32F;
-  const char* what = "";
-  const int status = cublaslt_multiply(cublaslt_library(), dev->cublaslt,
-      {p.y, p.x, p.w, p.bias, p.T, p.N, p.K, p.x_stride, p.K, type, p.accumulate}, workspace, dev->stream, &what);
-  REQUIRE(status == 0, "koala_matmul: cuBLASLt failed for T=%d N=%d K=%d (%s: %s).", p.T, p.N, p.K, what,
-      cublaslt_library()->GetStatusString(status));
-  return finish(dev);
+  const LtKey key = {LT_FORWARD, p.T, p.N, p.K, p.K, p.x_stride, type, p.accumulate ? 1 : 0, p.bias ? 1 : 0};
+  return cublaslt_multiply(dev, {key, p.y, p.w, p.x, p.bias}, workspace, done);
 }
 
 /** bf16 weights. */
@@ -45,8 +40,7 @@ template <class E>
 int32_t multiply_bf16(koala_device* dev, E* y, const E* x, const bf16* w, const E* bias, int T, int N, int K, int accumulate) {
   const int padded = packed_stride<bf16>(K);
   const bool direct = Same<E, bf16>::value && K == padded && is_aligned(x);
-  // cuBLASLt wants rows of y at multiples of 16 bytes.
-  const bool cublaslt = dev->cublaslt && T >= LT_ROWS && N % 8 == 0 && is_aligned(y);
+  const bool cublaslt = cublaslt_takes(dev, T, N, padded) && is_aligned(y) && is_aligned(bias);
   const size_t operand_bytes = direct ? 0 : ((size_t)T * padded * sizeof(bf16) + 255) / 256 * 256;
   if (begin(dev, "koala_matmul", operand_bytes + (cublaslt ? LT_WORKSPACE : 0))) return -1;
   const bf16* operand = (const bf16*)x;
@@ -56,7 +50,9 @@ int32_t multiply_bf16(koala_device* dev, E* y, const E* x, const bf16* w, const 
         padded, is_aligned(x) && K % EACH == 0);
   }
   const Product<E> p = {y, operand, w, bias, T, N, padded, padded, accumulate};
-  if (cublaslt) return multiply_cublaslt(dev, p, (char*)dev->scratch + operand_bytes);
+  bool done = false;
+  if (cublaslt && multiply_cublaslt(dev, p, (char*)dev->scratch + operand_bytes, &done)) return -1;
+  if (done) return finish(dev);
   return multiply_in_tiles<StoredWeights>(dev, p);
 }
 

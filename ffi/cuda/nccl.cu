@@ -1,41 +1,24 @@
-// Finds NCCL: KOALA_NCCL (a file), the folders of KOALA_CUDA_LIBS, the loader's own places, then those of the toolkit.
+// Finds NCCL: the file that KOALA_NCCL names, or where all of NVIDIA's libraries are looked for.
 #include "device.cuh"
+#include "find_library.cuh"
 #include "nccl.cuh"
 
 #include <dlfcn.h>
-#include <initializer_list>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 namespace {
 
-constexpr const char* SONAME = "libnccl.so.2";
+const char* const SONAME = "libnccl.so.2";
 
 Nccl library;
 char why[600];  // there is none
 pthread_once_t searched = PTHREAD_ONCE_INIT;
 
-void* open_in(const char* folder, int length) {
-  char path[1024];
-  snprintf(path, sizeof path, "%.*s/%s", length, folder, SONAME);
-  return dlopen(path, RTLD_NOW | RTLD_LOCAL);
-}
-
 void* find() {
   const char* file = getenv("KOALA_NCCL");
-  if (file && *file) return dlopen(file, RTLD_NOW | RTLD_LOCAL);
-  const char* folders = getenv("KOALA_CUDA_LIBS");
-  while (folders && *folders) {
-    const int length = (int)strcspn(folders, ":");
-    void* found = length > 0 ? open_in(folders, length) : nullptr;
-    if (found) return found;
-    folders += length + (folders[length] == ':');
-  }
-  void* found = dlopen(SONAME, RTLD_NOW | RTLD_LOCAL);
-  for (const char* folder : {"/usr/local/cuda/lib64", "/usr/local/cuda-13.0/lib64", "/usr/local/nccl/lib"})
-    if (!found) found = open_in(folder, (int)strlen(folder));
-  return found;
+  return file && *file ? dlopen(file, RTLD_NOW | RTLD_LOCAL) : find_library(&SONAME, 1);
 }
 
 template <class F> bool load(void* handle, F* to, const char* name) {

@@ -11,7 +11,8 @@
 //        V vocabulary, P tokens per cache page, M pages per row of the page table, R rows, N and K of a matrix [N,K].
 // Element types: activations (x, y, qkv ...) and vectors (norm weights, biases) have the type `dtype`: f32, bf16 or f64.
 //        Matrices, tables and caches name their own type. Sums run in float32 (float64 where dtype is f64).
-// Determinism: a result row depends on its own inputs only, bit for bit: never on T, S, its neighbours or threads.
+// Determinism: a result row depends on its own inputs only, bit for bit: never on T, S, its neighbours or threads. One exception:
+//        large bf16 products of GPUs go to cuBLASLt where it is found (see koala_matmul), unless KOALA_GEMM=own keeps to this rule.
 #pragma once
 #include <stdint.h>
 #ifdef __cplusplus
@@ -34,7 +35,7 @@ const char* koala_last_error(void);
 int32_t koala_device_open(koala_device** out, int32_t ordinal, int32_t threads);
 int32_t koala_device_close(koala_device* dev);
 // Writes a JSON object {"name","isa","threads","memory_bytes"} of at most `bytes` bytes, NUL included; a GPU counts its
-// multiprocessors as threads, and adds "free_bytes".
+// multiprocessors as threads, and adds "free_bytes" and "gemm", who makes its large products.
 int32_t koala_device_info(koala_device* dev, char* json, int32_t bytes);
 // Measures this machine: peaks[0] read bandwidth in GB/s, then GFLOP/s of [1] float32 and [2] bf16 products. About a second.
 int32_t koala_device_measure(koala_device* dev, double* peaks);
@@ -78,6 +79,9 @@ int32_t koala_matmul_pack(koala_device* dev, void* packed, const void* weight, i
 // y[t,n] = sum_k x[t,k] * w[n,k] (+ bias[n], unless bias is NULL) (+ y[t,n], if accumulate)
 // With wtype bf16, x is rounded to bf16 first and products are summed in float32. q8 and q4: the same with the matrix of bf16(q * d),
 // bit for bit. dtype is f32 or bf16 there.
+// On a GPU, KOALA_GEMM=auto (the default) or cublaslt lets cuBLASLt multiply where wtype is bf16, T >= 128 and N, K >= 32. Such a
+// product has the same bits from run to run on one machine with the same file of choices (KOALA_GEMM_CACHE, ~/.cache/koala/gemm),
+// but a row's may depend on T. Smaller T, as in decoding, and KOALA_GEMM=own: they never do.
 int32_t koala_matmul(koala_device* dev, void* y, const void* x, const void* packed, const void* bias, int32_t T, int32_t N, int32_t K, int32_t accumulate, int32_t wtype, int32_t dtype);
 
 // ---- ops ----
@@ -138,6 +142,7 @@ int32_t koala_logprobs(koala_device* dev, float* logprobs, int32_t* ranks, int32
 // Packs the transpose of row-major weight [N,K] (type stype) as a matrix [K,N]: dx = dy w is koala_matmul of dy with it.
 int32_t koala_matmul_pack_transposed(koala_device* dev, void* packed, const void* weight, int32_t N, int32_t K, int32_t wtype, int32_t stype);
 // dw[n,k] += sum_t dy[t,n] * x[t,k]; dw is row-major. ctype bf16 rounds dy and x to bf16 first and sums in float32.
+// Large ones may be cuBLASLt's on a GPU, like koala_matmul's.
 int32_t koala_matmul_weight_gradient(koala_device* dev, void* dw, const void* dy, const void* x, int32_t T, int32_t N, int32_t K, int32_t ctype, int32_t dtype);
 // db[n] += sum_t dy[t,n]
 int32_t koala_bias_gradient(koala_device* dev, void* db, const void* dy, int32_t T, int32_t N, int32_t dtype);
@@ -189,18 +194,20 @@ int32_t koala_adamw(koala_device* dev, void* w, void* low, void* m, void* v, con
 int32_t koala_master_split(koala_device* dev, void* w, void* low, const float* master, double n);
 int32_t koala_master_join(koala_device* dev, float* master, const void* w, const void* low, double n);
 
-// ---- communicator: ranks over shared memory or NCCL; sums run in rank order, so every rank and every run gets the same bits ----
+// ---- communicator: ranks over shared memory, memory of GPUs or NCCL; sums run in rank order, so every rank and every run gets the same bits ----
 // A collective is run by a thread of the communicator, in the order of the calls: they return at once and write a ticket
 // (1, 2, 3 ...) to wait with. Until then the memory belongs to the collective. Its input is made by what the device was told
 // to do before the call, or by an earlier collective. Ranks must call the same ones of the same `of` ("gradient of layer 3", at most 95 bytes);
 // the sentence of a failure names it. One that failed, by a rank that ended, aborted, differed or did not come within
 // timeout_s, fails all later ones of every rank.
 typedef struct koala_comm koala_comm;
-// Writes what ranks tell each other before they choose a name, a JSON object {"nccl","device","name"}: NCCL's version (empty
-// where there is none), the GPU as its bus calls it, and a fresh name "nccl:..." of a communicator through NCCL.
+// Writes what ranks tell each other before they choose a name, a JSON object {"nccl","device","name","peers"}: NCCL's version
+// (empty where there is none), the GPU as its bus calls it, a fresh name "nccl:..." of a communicator through NCCL, and the GPUs
+// of this host, its own among them, whose memory this one reads when another process has it.
 int32_t koala_comm_offer(koala_device* dev, char* json, int32_t bytes);
 // Joins `world` ranks under `name`: a shared memory object, "/koala-..."; rank 0's offer, "nccl:..."; or, for GPUs of one host,
-// both, one after the other: NCCL moves the bytes, and the object says at once who is lost. bytes is the staging slot of a
+// both, one after the other: NCCL moves the bytes, and the object says at once who is lost; or "peer:" and an object: the ranks
+// read each other's GPU memory, on one GPU or on several that are peers, as many ranks as there are. bytes is the staging slot of a
 // rank. Waits for all. Collectives take memory of `dev` or of the host; NCCL's ranks on several hosts, of `dev` only.
 int32_t koala_comm_open(koala_comm** out, koala_device* dev, const char* name, int32_t rank, int32_t world, double bytes, double timeout_s);
 // Collectives that nobody waited for are given up.

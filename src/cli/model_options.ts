@@ -3,22 +3,26 @@ import { stat } from "node:fs/promises";
 import { type Command, InvalidArgumentError } from "commander";
 import { defaultRunnerOptions, type RunnerOptions } from "../engine/load_runner.ts";
 import { fetchModel } from "../model/hub.ts";
+import { ranksMax } from "../model/shard.ts";
 import { isDeviceName } from "../tensor/open_device.ts";
 import { UsageError } from "../util/errors.ts";
 import { Progress } from "../util/progress.ts";
 
 export interface ModelFlags {
   dtype: RunnerOptions["dtype"];
+  kvCacheDtype: RunnerOptions["kvCacheDtype"];
   device: string;
   threads: number;
+  tensorParallel?: number;
   maxModelLen?: number;
   maxSequences: number;
   maxStepTokens: number;
   cacheMemory?: number;
   maxLoras?: number;
+  graphs: boolean;
 }
 
-/** Adds --dtype, --device, --threads, --max-model-len, --max-sequences, --max-step-tokens, --cache-memory. */
+/** Adds the flags of a model in an engine: --dtype, --kv-cache-dtype, --device, --threads, --max-model-len ... --no-graphs. */
 export function addModelFlags(command: Command): Command {
   const d = defaultRunnerOptions;
   return command
@@ -28,8 +32,20 @@ export function addModelFlags(command: Command): Command {
       dtypeFlag,
       d.dtype,
     )
+    .option(
+      "--kv-cache-dtype <type>",
+      "keep keys and values in float32, bfloat16 or fp8 (half of bfloat16's memory); auto follows the weights",
+      cacheDtypeFlag,
+      d.kvCacheDtype,
+    )
     .option("--device <device>", "where to run: cpu, cuda or, of several GPUs, cuda:1", "cpu")
     .option("--threads <n>", "compute threads; 0 uses every core", integer(0, 256), d.threads)
+    .option(
+      "--tensor-parallel <n>",
+      "processes that hold the model together: with --device cuda a GPU each, on the CPU a share of the cores",
+      integer(1, ranksMax),
+      d.tensorParallel,
+    )
     .option(
       "--max-model-len <n>",
       "longest sequence, prompt and answer together (default: the model's)",
@@ -46,6 +62,10 @@ export function addModelFlags(command: Command): Command {
       "--cache-memory <gib>",
       "memory for the KV cache in GiB (default: of what is free a quarter, of a GPU's nine tenths)",
       number(0.001, 65536),
+    )
+    .option(
+      "--no-graphs",
+      "call a GPU's ops one by one also where a step only decodes; slower, for finding faults",
     );
 }
 
@@ -58,13 +78,16 @@ export function runnerOptions(directory: string, flags: ModelFlags): RunnerOptio
   return {
     directory,
     dtype: flags.dtype,
+    kvCacheDtype: flags.kvCacheDtype,
     device: flags.device,
     threads: flags.threads,
+    tensorParallel: flags.tensorParallel ?? defaultRunnerOptions.tensorParallel,
     maxModelLen: flags.maxModelLen ?? null,
     maxSequences: flags.maxSequences,
     maxStepTokens: flags.maxStepTokens,
     cacheBytes: flags.cacheMemory === undefined ? null : flags.cacheMemory * 2 ** 30,
     maxAdapters: flags.maxLoras ?? defaultRunnerOptions.maxAdapters,
+    graphs: flags.graphs,
   };
 }
 
@@ -120,4 +143,9 @@ function dtypeFlag(text: string): RunnerOptions["dtype"] {
   const found = known.find((dtype) => dtype === text);
   if (found !== undefined) return found;
   throw new InvalidArgumentError("It must be auto, float32, bfloat16, int8, int4 or float64.");
+}
+
+function cacheDtypeFlag(text: string): RunnerOptions["kvCacheDtype"] {
+  if (text === "auto" || text === "float32" || text === "bfloat16" || text === "fp8") return text;
+  throw new InvalidArgumentError("It must be auto, float32, bfloat16 or fp8.");
 }

@@ -95,7 +95,9 @@ export function planText(recipe: Recipe, plan: Plan): string {
   const ranks = recipe.ranks > 1 ? ` on each of ${recipe.ranks} ranks` : "";
   return [
     line("parameters", parameters),
-    ...memoryKinds.map((kind) => line(kind, bytesText(plan.bytes[kind]))),
+    ...memoryKinds.map((kind) =>
+      line(kind, bytesText(plan.bytes[kind]) + (kind === "activations" ? activationsNote(plan) : "")),
+    ),
     line("memory", `${bytesText(plan.totalBytes)}${ranks}`),
     line(
       "steps",
@@ -113,4 +115,9 @@ export function planText(recipe: Recipe, plan: Plan): string {
         ]
       : []),
   ].join("\n");
+}
+
+function activationsNote({ activations: { type, savedBytes } }: Plan): string {
+  if (savedBytes === null) return ` (${type})`;
+  return ` (${type}; activations = "bfloat16" would save ${bytesText(savedBytes)})`;
 }

@@ -6,6 +6,7 @@ import { LoraWeights } from "../model/lora_weights.ts";
 import { aligned, Arena } from "../tensor/arena.ts";
 import type { LayerCache } from "../tensor/ops.ts";
 import { bytesOf, type CacheType, type Tensor } from "../tensor/tensor.ts";
+import { DecodeGraphs } from "./decode_graphs.ts";
 import { type ContrastRow, LogitRows } from "./logit_rows.ts";
 import type { ModelRunner, RowLogprob, StepResult, StepRow } from "./runner.ts";
 
@@ -17,6 +18,16 @@ export interface RunnerLimits {
   maxModelLen: number;
   pageSize: number;
   pageCount: number;
+  /** Steps that only decode run from graphs where the device has them; absent: they do. */
+  graphs?: boolean;
+  /** Of keys and values; without it, cacheTypeOf the model. */
+  cacheType?: CacheType;
+}
+
+/** Hidden states of a step's tokens, and the logits where all of them are wanted and nothing else. */
+interface Forwarded {
+  hidden: Tensor;
+  logits: Tensor | null;
 }
 
 export class LlamaRunner implements ModelRunner {
@@ -32,6 +43,8 @@ export class LlamaRunner implements ModelRunner {
   private readonly logits: LogitRows;
   private readonly cache: LayerCache[];
   private readonly arenas: Arena[];
+  private readonly graphs: DecodeGraphs<Forwarded> | null;
+  private readonly pagesPerRow: number;
   private readonly embedSums: Tensor;
   private readonly embedStarts: Tensor;
 
@@ -55,6 +68,8 @@ export class LlamaRunner implements ModelRunner {
     const D = config.hiddenSize;
     const work = new Arena(device, "steps", BatchBuffers.bytes(shape) + aligned(D * 8) + aligned(8));
     this.batches = new BatchBuffers(work, shape);
+    this.pagesPerRow = shape.pagesPerRow;
+    this.graphs = device.hasGraphs && (limits.graphs ?? true) ? new DecodeGraphs(device) : null;
     this.embedSums = work.tensor([1, D], "f64");
     this.embedStarts = work.tensor([2], "i32");
     this.logits = new LogitRows(model, limits.maxRows);
@@ -79,8 +94,7 @@ export class LlamaRunner implements ModelRunner {
 
   /** Rows of one adapter stand together. */
   private run(rows: StepRow[]): StepResult[] {
-    const batch = this.batches.fill(rows as BatchRow[]);
-    const hidden = this.model.forward(batch, this.attend);
+    const { hidden, logits } = this.forward(rows);
     const first = firstTokens(rows);
     const results = rows.map((): StepResult => ({ id: null, logprob: null, scores: null, hiddenSum: null }));
     rows.forEach((row, s) => {
@@ -88,8 +102,22 @@ export class LlamaRunner implements ModelRunner {
       if (row.embed) result.hiddenSum = this.sumHidden(hidden, first[s] as number, row.tokens.length);
       if (row.score) result.scores = this.score(hidden, first[s] as number, row.score);
     });
-    this.sample(rows, first, hidden, results);
+    this.sample(rows, first, hidden, results, logits);
     return results;
+  }
+
+  private forward(rows: StepRow[]): Forwarded {
+    const { batches, model, graphs, attend } = this;
+    const decodes = rows.every(({ tokens, adapter }) => tokens.length === 1 && adapter == null);
+    if (graphs === null || !decodes)
+      return { hidden: model.forward(batches.fill(rows as BatchRow[]), attend), logits: null };
+    const pages = DecodeGraphs.pagesOf(batches.pagesOf(rows as BatchRow[]), this.pagesPerRow);
+    const head = rows.every(({ sample, score }) => sample !== null && score === null);
+    const batch = batches.fill(rows as BatchRow[], pages);
+    return graphs.run({ rows: rows.length, pages, head }, () => {
+      const hidden = model.forward(batch, attend);
+      return { hidden, logits: head ? this.logits.ofAll(hidden) : null };
+    });
   }
 
   /** Logits [tokens, V] after every token of one row: for checks and calibration, not for serving. */
@@ -109,6 +137,7 @@ export class LlamaRunner implements ModelRunner {
   }
 
   close(): void {
+    this.graphs?.close();
     this.logits.close();
     for (const arena of this.arenas) arena.close();
   }
@@ -120,7 +149,13 @@ export class LlamaRunner implements ModelRunner {
     ops.attention(y, qkv, cache, batch.sequences, heads, config.windows[layer] ?? 0, 1 / Math.sqrt(heads.E));
   };
 
-  private sample(rows: StepRow[], first: number[], hidden: Tensor, results: StepResult[]): void {
+  private sample(
+    rows: StepRow[],
+    first: number[],
+    hidden: Tensor,
+    results: StepResult[],
+    logits: Tensor | null,
+  ): void {
     const chosen = rows.flatMap((row, s) => (row.sample ? [s] : []));
     if (chosen.length === 0) return;
     const lastOf = (s: number): number => (first[s] as number) + (rows[s] as StepRow).tokens.length - 1;
@@ -129,7 +164,7 @@ export class LlamaRunner implements ModelRunner {
       const contrast = rows[s]?.contrast ?? null;
       return contrast === null ? [] : [{ ...contrast, row, against: lastOf(rows.indexOf(contrast.against)) }];
     });
-    const samples = this.logits.sample(hidden, chosen.map(lastOf), wanted, contrasts);
+    const samples = this.logits.sample(hidden, chosen.map(lastOf), wanted, contrasts, logits ?? undefined);
     chosen.forEach((s, i) => Object.assign(results[s] as StepResult, samples[i]));
   }
 
@@ -181,19 +216,17 @@ export function cacheTypeOf({ weights }: Llama): CacheType {
 }
 
 /** Bytes of one page over all layers, keys and values. */
-export function pageBytes(model: Llama, pageSize: number): number {
+export function pageBytes(model: Llama, pageSize: number, cacheType = cacheTypeOf(model)): number {
   const { device, heads, config } = model;
-  return (
-    2 * config.layerCount * aligned(device.cachePageBytes(pageSize, heads.G, heads.E, cacheTypeOf(model)))
-  );
+  return 2 * config.layerCount * aligned(device.cachePageBytes(pageSize, heads.G, heads.E, cacheType));
 }
 
 function reserveCache(
   model: Llama,
-  { pageSize, pageCount }: RunnerLimits,
+  { pageSize, pageCount, cacheType }: RunnerLimits,
 ): { arena: Arena; cache: LayerCache[] } {
   const { device, heads, config } = model;
-  const dtype = cacheTypeOf(model);
+  const dtype = cacheType ?? cacheTypeOf(model);
   const bytes = device.cachePageBytes(pageSize, heads.G, heads.E, dtype) * pageCount;
   const arena = new Arena(device, "cache", 2 * config.layerCount * aligned(bytes));
   const cache = Array.from({ length: config.layerCount }, (_, layer) => ({

@@ -67,15 +67,22 @@ export class LogitRows {
     this.staging = new Staging(model.device);
   }
 
-  /** Samples one id after each of the given rows of `hidden`. */
+  /** Logits of all rows of `hidden`, in order: ops alone, so that a graph can hold them. */
+  ofAll(hidden: Tensor): Tensor {
+    const logits = this.logits.rows(hidden.dim(0));
+    this.model.head(logits, hidden, [...Array(hidden.dim(0)).keys()]);
+    return logits;
+  }
+
+  /** Samples one id after each of the given rows of `hidden`; their logits may be computed already. */
   sample(
     hidden: Tensor,
     rows: number[],
     wanted: SampleRow[],
     contrasts: ContrastRow[],
+    computed = this.compute(hidden, [...rows, ...contrasts.map(({ against }) => against)]),
   ): Pick<StepResult, "id" | "logprob">[] {
     const { device, ops } = this.model;
-    const computed = this.compute(hidden, [...rows, ...contrasts.map(({ against }) => against)]);
     if (contrasts.length > 0) {
       const { pairs, scalars } = this.staging.contrasts(contrasts, rows.length);
       ops.contrast(computed, pairs, scalars);
@@ -120,11 +127,11 @@ export class LogitRows {
     ops.gatherRows(picked, hidden, index);
     const logits = this.logits.rows(rows.length);
     if (!this.wide) {
-      this.model.head(logits, picked);
+      this.model.head(logits, picked, rows);
       return logits;
     }
     const wide = this.wide.rows(rows.length);
-    this.model.head(wide, picked);
+    this.model.head(wide, picked, rows);
     device.upload(logits, Float32Array.from(device.download(wide) as Float64Array));
     return logits;
   }

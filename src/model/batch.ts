@@ -69,11 +69,19 @@ export class BatchBuffers {
     return (tokens * 3 + rows * (2 + pagesPerRow) + 1) * 4 + 6 * 64;
   }
 
-  fill(rows: readonly BatchRow[]): Batch {
+  /** Pages that the longest row needs. */
+  pagesOf(rows: readonly BatchRow[]): number {
+    const { pageSize } = this.limits;
+    return rows.reduce(
+      (most, row) => Math.max(most, Math.ceil((row.past + row.tokens.length) / pageSize)),
+      1,
+    );
+  }
+
+  /** `M` columns of the page table may be more than the rows need: results do not depend on it. */
+  fill(rows: readonly BatchRow[], M = this.pagesOf(rows)): Batch {
     const { host, limits } = this;
     let T = 0;
-    let M = 1;
-    for (const row of rows) M = Math.max(M, Math.ceil((row.past + row.tokens.length) / limits.pageSize));
     if (rows.length > limits.rows || M > limits.pagesPerRow) {
       throw new RangeError(
         `batch of ${rows.length} rows with ${M} pages each; limits are ${limits.rows} and ${limits.pagesPerRow}`,

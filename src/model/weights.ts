@@ -1,11 +1,12 @@
 /** The parameters of a LLaMA-family model: their Hugging Face names and shapes, and how they become packed matrices.
  *  `parametersOf` is the one list; loading, checking (and later training and export) read it. */
 import { aligned, Arena } from "../tensor/arena.ts";
-import { bfloat16ToFloat32, float16ToFloat32 } from "../tensor/convert.ts";
+import { bfloat16ToFloat32, float16ToFloat32, float32ToBfloat16 } from "../tensor/convert.ts";
 import { type Device, MappedFile } from "../tensor/device.ts";
 import { bytesOf, type DType, type PackedMatrix, Tensor, type WeightType } from "../tensor/tensor.ts";
 import { UsageError } from "../util/errors.ts";
 import type { Checkpoint, CheckpointTensor } from "./checkpoint.ts";
+import { packColumns } from "./column_slice.ts";
 import type { LlamaConfig } from "./config.ts";
 
 export interface Block {
@@ -35,6 +36,9 @@ export interface LlamaWeights {
   bytes: number;
   close(): void;
 }
+
+/** What flows between the ops; norm weights and biases have its type too. */
+type ActivationType = Extract<DType, "f32" | "bf16" | "f64">;
 
 /** Weights computed in: float32, bfloat16, int8 or int4, or float64 for checks. */
 export type ComputeType = Extract<WeightType, "f32" | "bf16" | "f64" | "q8" | "q4">;
@@ -70,12 +74,12 @@ export function loadWeights(
   config: LlamaConfig,
   compute: ComputeType,
   onProgress: (done: number, total: number) => void = () => {},
+  { layers, top, embedding: embeddingPart } = parametersOf(config),
 ): LlamaWeights {
-  const { layers, top, embedding: embeddingPart } = parametersOf(config);
   const parameters = [...layers.flat(), ...top];
   checkNames(checkpoint, parameters, embeddingPart, config);
   checkBlocks(checkpoint, parameters, compute);
-  const activationType = compute === "f64" ? "f64" : "f32";
+  const activationType = activationTypeOf(device, compute);
   const arena = new Arena(device, "weights", sizeOf(device, parameters, compute, activationType));
   const files = new MappedFiles(device);
   const load = new Loader(arena, files, checkpoint, compute, activationType, onProgress, parameters);
@@ -95,6 +99,13 @@ export function loadWeights(
       arena.close();
     },
   };
+}
+
+/** Element type of activations over matrices of type `compute`. GPUs keep bfloat16 beside all that is narrower than float32:
+ *  products round their inputs to it anyway, and every other op is bound by memory. The CPU's kernels are made for float32. */
+export function activationTypeOf(device: Pick<Device, "readsHostMemory">, compute: string): ActivationType {
+  if (compute === "f64" || compute === "f32") return compute;
+  return device.readsHostMemory ? "f32" : "bf16";
 }
 
 /** The table as it is stored: the mapped file itself, or a copy where the device cannot read that. */
@@ -213,6 +224,12 @@ function sizeOf(device: Device, parameters: Parameter[], compute: ComputeType, a
   return parameters.reduce((sum, parameter) => sum + aligned(bytes(parameter)), 0);
 }
 
+/** Parameters of a whole model. */
+export function countModel(config: LlamaConfig): number {
+  const { layers, top, embedding } = parametersOf(config);
+  return countParameters([...layers.flat(), ...top], embedding, config);
+}
+
 function countParameters(parameters: Parameter[], embedding: Part, config: LlamaConfig): number {
   const parts = [...parameters.flatMap(partsOf), ...(config.tieEmbeddings ? [] : [embedding])];
   return parts.reduce((sum, part) => sum + part.shape.reduce((a, b) => a * b, 1), 0);
@@ -269,7 +286,7 @@ class Loader {
     private readonly files: MappedFiles,
     private readonly checkpoint: Checkpoint,
     private readonly compute: ComputeType,
-    private readonly activations: "f32" | "f64",
+    private readonly activations: ActivationType,
     private readonly onProgress: (done: number, total: number) => void,
     parameters: Parameter[],
   ) {
@@ -299,13 +316,21 @@ class Loader {
     for (const part of p.matrix) {
       const entry = entryOf(this.checkpoint, part);
       const rows = part.shape[0] as number;
-      this.arena.device.pack(
-        packed,
-        this.files.get(entry.file).data + entry.begin,
-        row,
-        rows,
-        elementType(entry),
-      );
+      const { columns } = entry;
+      if (columns)
+        packColumns(this.arena.device, packed, row, this.files.get(entry.file), {
+          ...entry,
+          columns,
+          type: elementType(entry),
+        });
+      else
+        this.arena.device.pack(
+          packed,
+          this.files.get(entry.file).data + entry.begin,
+          row,
+          rows,
+          elementType(entry),
+        );
       row += rows;
       this.progress(entry);
     }
@@ -323,7 +348,10 @@ class Loader {
       offset += part.shape[0] as number;
       this.progress(entry);
     }
-    this.arena.device.upload(tensor, values);
+    this.arena.device.upload(
+      tensor,
+      this.activations === "bf16" ? float32ToBfloat16(values as Float32Array) : values,
+    );
     return tensor;
   }
 

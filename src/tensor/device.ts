@@ -18,6 +18,8 @@ export interface DeviceInfo {
   memory_bytes: number;
   /** Of a GPU: what it can still give. */
   free_bytes?: number;
+  /** Of a GPU: who makes its large products, as "cuBLASLt 13.1.0" or "own kernels". */
+  gemm?: string;
 }
 
 /** Measured peaks of this machine, in GB/s and GFLOP/s. */
@@ -49,10 +51,21 @@ export interface DeviceEvent {
 /** Ops of the CPU are over when they return. */
 const past: DeviceEvent = { wait() {} };
 
+/** The end of what a GPU was told so far. Whoever queues work behind it on the same device need not wait. */
+export class QueuedWork implements DeviceEvent {
+  constructor(readonly device: Device) {}
+
+  /** Waits for what was called since as well. */
+  wait(): void {
+    this.device.waitForOps();
+  }
+}
+
 export class Device {
   readonly info: DeviceInfo;
   /** Kept alive for the native side. */
   private readonly records: Uint8Array[] = [];
+  private readonly word = new Float64Array(1);
 
   private constructor(
     readonly native: Native,
@@ -74,9 +87,31 @@ export class Device {
     this.check("koala_device_close", this.native.koala_device_close(this.handle));
   }
 
+  /** For logs: the processor, and on a GPU who makes its products. */
+  get description(): string {
+    const { name, isa, threads, gemm } = this.info;
+    const units = this.readsHostMemory ? "threads" : "multiprocessors";
+    return `${name} (${isa}, ${threads} ${units}${gemm === undefined ? "" : `, products by ${gemm}`})`;
+  }
+
   /** Whether ops may read memory of this process: a mapped file, an array. A GPU's may not. */
   get readsHostMemory(): boolean {
     return !this.info.isa.startsWith("sm_");
+  }
+
+  /** Whether a GPU answers no more: after some errors every call of a process fails until it ends. */
+  get isLost(): boolean {
+    try {
+      this.readInfo();
+      return false;
+    } catch {
+      return true;
+    }
+  }
+
+  /** Whether ops can be recorded as a Graph: those of GPUs only. */
+  get hasGraphs(): boolean {
+    return this.info.isa.startsWith("sm_");
   }
 
   /** Bytes that a GPU can still give; null where memory is the machine's. */
@@ -199,7 +234,13 @@ export class Device {
 
   /** The end of all ops that were called so far. */
   workSoFar(): DeviceEvent {
-    return past;
+    return this.readsHostMemory ? past : new QueuedWork(this);
+  }
+
+  /** Returns when no op runs any more. Throws NativeError where one failed that nobody waited for yet. */
+  waitForOps(): void {
+    // A copy to the host comes after everything that the device was told.
+    this.copy(ptr(this.word), ptr(this.word), this.word.byteLength);
   }
 
   /** Takes about a second. */

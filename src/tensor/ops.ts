@@ -231,6 +231,13 @@ export class Ops {
     this.done("koala_gather_rows", native.koala_gather_rows(handle, at(y), at(x), at(rows), R, D, code(x)));
   }
 
+  /** The same numbers in another element type. */
+  cast(to: Tensor, from: Tensor): void {
+    equal("cast", "output", to.size, from.size);
+    const { native, handle } = this.device;
+    this.done("koala_cast", native.koala_cast(handle, at(to), at(from), from.size, code(to), code(from)));
+  }
+
   /** y (f64 [S, D]) += rows of x summed per range of starts. */
   sumRows(y: Tensor, x: Tensor, starts: Tensor): void {
     const [S, D] = matrix("sumRows", y);

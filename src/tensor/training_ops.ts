@@ -293,13 +293,6 @@ export class TrainingOps {
     this.done("koala_fill_normal", native.koala_fill_normal(handle, at(y), y.size, offset, seed, std));
   }
 
-  /** The same numbers in another element type. */
-  cast(to: Tensor, from: Tensor): void {
-    equal("cast", "output", to.size, from.size);
-    const { native, handle } = this.device;
-    this.done("koala_cast", native.koala_cast(handle, at(to), at(from), from.size, code(to), code(from)));
-  }
-
   /** logprobs[r] and lse[r] of logits [R, V]; a target of -1 gives 0. */
   crossEntropy(logprobs: Tensor, lse: Tensor, logits: Tensor, targets: Tensor): void {
     const [R, V] = matrix("crossEntropy", logits);

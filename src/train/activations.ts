@@ -3,11 +3,27 @@
  *  computed again by the same ops on the same inputs, so every rung gives the same bits. */
 import type { LlamaConfig } from "../model/config.ts";
 import type { DType, Tensor } from "../tensor/tensor.ts";
+import { type Precision, precisionTypes } from "./flat_state.ts";
 import type { Allocator } from "./memory.ts";
 
 /** From keeping all to keeping a block's input only: each rung drops what the one before drops, and more. */
 export const rungs = ["none", "norm+swiglu", "ffn", "block"] as const;
 export type Rung = (typeof rungs)[number];
+
+/** How activations and their gradients are kept; sums over rows and gradients of parameters are float32 beside both. */
+export type ActivationType = "float32" | "bfloat16";
+
+export interface FlowTypes {
+  activation: "f32" | "bf16" | "f64";
+  /** Log sum exp, logits, log-probabilities and their weights. */
+  sum: "f32" | "f64";
+}
+
+/** Element types of what flows through the model. */
+export function flowTypes(precision: Precision, activations: ActivationType): FlowTypes {
+  const { gradient: sum } = precisionTypes[precision];
+  return { activation: sum === "f32" && activations === "bfloat16" ? "bf16" : sum, sum };
+}
 
 /** Of one layer, [T, width] each. */
 export interface Activations {
@@ -46,11 +62,12 @@ export function allocateActivations(
   config: LlamaConfig,
   layerRungs: readonly Rung[],
   T: number,
-  dtype: DType,
+  { activation, sum }: FlowTypes,
 ): Activations[] {
   const widths = activationWidths(config);
   const names = Object.keys(widths) as Name[];
-  const make = (name: Name) => (widths[name] === 0 ? null : memory.tensor([T, widths[name]], dtype));
+  const make = (name: Name) =>
+    widths[name] === 0 ? null : memory.tensor([T, widths[name]], name === "lse" ? sum : activation);
   const shared = Object.fromEntries(
     names.map((name) => [name, layerRungs.some((rung) => !keeps(rung, name)) ? make(name) : null]),
   );

@@ -108,21 +108,21 @@ class Merger {
     const { config, adapters, lora } = model;
     const parts = adapterParts(config, lora, 0);
     const largest = Math.max(...parts.map(({ width, K }) => width * K));
-    const { activation } = adapters.types;
+    const { gradient: exact } = adapters.types;
     const { arena, memory } = allocateAll(ops.device, "merging", (allocator) => ({
-      delta: allocator.tensor([largest], activation),
-      weight: allocator.tensor([largest], activation),
+      delta: allocator.tensor([largest], exact),
+      weight: allocator.tensor([largest], exact),
       packs: allocatePackScratch(
         allocator,
         parts.map(({ K }) => [lora.rank, K] as const),
-        activation,
+        exact,
       ),
-      vectors: new VectorScratch(allocator, 1, activation),
+      vectors: new VectorScratch(allocator, 1, exact, exact),
     }));
     this.arena = arena;
     this.delta = memory.delta;
     this.weight = memory.weight;
-    this.context = { ops, compute: activation, packs: memory.packs, vectors: memory.vectors };
+    this.context = { ops, compute: exact, packs: memory.packs, vectors: memory.vectors };
   }
 
   adapts(name: string): boolean {
@@ -140,7 +140,7 @@ class Merger {
     // y[i, k] = sum_r B[i, r] A[r, k]: a product with the transpose of A.
     const A = packInto(context, weightOf(adapters, adapterName(name, "lora_A")), "transposed");
     ops.forward.matmul(delta, weightOf(adapters, adapterName(name, "lora_B")), A);
-    ops.cast(weight, target);
+    ops.forward.cast(weight, target);
     ops.axpby(weight, delta, loraScale(lora), 1);
     return weight;
   }

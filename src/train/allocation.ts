@@ -7,7 +7,15 @@ import { parametersOf } from "../model/weights.ts";
 import { Arena } from "../tensor/arena.ts";
 import type { Device } from "../tensor/device.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { type Activations, allocateActivations, allocateFlow, type Flow, type Rung } from "./activations.ts";
+import {
+  type Activations,
+  type ActivationType,
+  allocateActivations,
+  allocateFlow,
+  type Flow,
+  flowTypes,
+  type Rung,
+} from "./activations.ts";
 import {
   adapterLayout,
   type AdapterScratch,
@@ -35,6 +43,7 @@ export interface TrainSetup {
   precision: Precision;
   /** How gradients of the step are kept; those of adapters are always exact. */
   gradients: GradientType;
+  activations: ActivationType;
   /** Tokens of the largest micro-batch, and of the longest document. */
   maxTokens: number;
   positions: number;
@@ -54,6 +63,7 @@ export interface TrainSetup {
 export const defaultSetup = (config: LlamaConfig, maxTokens: number): TrainSetup => ({
   precision: "float32",
   gradients: "float32",
+  activations: "float32",
   maxTokens,
   positions: maxTokens,
   chunkRows: 256,
@@ -148,7 +158,9 @@ function allocateWorking(
   config: LlamaConfig,
   setup: TrainSetup,
 ): Working {
-  const { compute, activation } = precisionTypes[setup.precision];
+  const { compute } = precisionTypes[setup.precision];
+  const types = flowTypes(setup.precision, setup.activations);
+  const { activation, sum } = types;
   const { maxTokens: T, lora } = setup;
   const { activations, workspace } = memory;
   const { layers, top } = parametersOf(config);
@@ -161,17 +173,17 @@ function allocateWorking(
     [width, lora?.rank ?? 0] as const,
   ]);
   return {
-    activations: allocateActivations(activations, config, setup.rungs, T, activation),
+    activations: allocateActivations(activations, config, setup.rungs, T, types),
     output: activations.tensor([T, config.hiddenSize], activation),
     flow: allocateFlow(activations, config, T, activation),
-    head: allocateHead(activations, config, T, setup.chunkRows, activation),
-    batch: allocateMicroBatch(activations, T, activation),
+    head: allocateHead(activations, config, T, setup.chunkRows, types),
+    batch: allocateMicroBatch(activations, T, sum),
     packs: allocatePackScratch(workspace, matrices, compute),
-    vectors: new VectorScratch(workspace, longest, activation),
+    vectors: new VectorScratch(workspace, longest, activation, sum),
     rope: workspace.tensor([setup.positions, config.headDim / 2, 2], "f32"),
     adapterPacks: lora ? allocatePackScratch(workspace, thin, activation) : null,
     adapters: lora ? allocateAdapterScratch(workspace, parts, lora, T, activation) : null,
-    zeros: workspace.tensor([zeroElements], activation),
+    zeros: workspace.tensor([zeroElements], sum),
   };
 }
 

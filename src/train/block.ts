@@ -65,7 +65,7 @@ export class TrainBlock {
     this.attentionBackward(flow, a, batch, place);
   }
 
-  /** a.mid <- a.x + attention(norm(a.x)) */
+  /** a.mid <- a.x + attention(norm(a.x)); a.h2 <- norm(a.mid) */
   private attention(a: Activations, batch: MicroBatch, place: RandomPlace | null): void {
     const { ops } = this.context;
     const { config, heads } = this;
@@ -79,13 +79,12 @@ export class TrainBlock {
     ops.documentAttention(a.attended, a.lse, a.qkv, documentsOf(batch), heads, this.scores(place));
     this.linears.output.forward(a.mid, a.attended, place);
     this.dropBranch(a.mid, a.mid, site.attentionOutput, place);
-    ops.axpby(a.mid, a.x, 1, 1);
+    ops.forward.addRmsNorm(a.h2, a.mid, a.x, this.vector("mlpNorm"), config.normEps);
   }
 
-  /** a.gated <- silu(gate) * up of norm(a.mid) */
+  /** a.gated <- silu(gate) * up of a.h2 */
   private mlpInner(a: Activations, place: RandomPlace | null): void {
     const { ops } = this.context;
-    ops.forward.rmsNorm(a.h2, a.mid, this.vector("mlpNorm"), this.config.normEps);
     this.linears.gateUp.forward(a.gateUp, a.h2, place);
     ops.forward.siluMul(a.gated, a.gateUp);
   }
@@ -96,10 +95,12 @@ export class TrainBlock {
     const { rung } = this.options;
     if (rung === "none") return;
     if (rung === "block") this.attention(a, batch, place);
-    else ops.forward.rmsNorm(a.h1, a.x, this.vector("attentionNorm"), this.config.normEps);
-    if (!keeps(rung, "gateUp")) return this.mlpInner(a, place);
-    ops.forward.rmsNorm(a.h2, a.mid, this.vector("mlpNorm"), this.config.normEps);
-    ops.forward.siluMul(a.gated, a.gateUp);
+    else {
+      ops.forward.rmsNorm(a.h1, a.x, this.vector("attentionNorm"), this.config.normEps);
+      ops.forward.rmsNorm(a.h2, a.mid, this.vector("mlpNorm"), this.config.normEps);
+    }
+    if (keeps(rung, "gateUp")) ops.forward.siluMul(a.gated, a.gateUp);
+    else this.mlpInner(a, place);
   }
 
   private mlpBackward(flow: Flow, a: Activations, place: RandomPlace | null): void {

@@ -11,6 +11,8 @@ export type TrainEvent =
       parameters: number;
       trainedParameters: number;
       memoryBytes: number;
+      /** In words, of the first rank. */
+      device: string;
     }
   | StepEvent
   | { type: "warning"; step: number; message: string }

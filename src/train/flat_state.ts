@@ -13,18 +13,18 @@ export type Precision = "float32" | "mixed" | "bf16" | "float64";
 export interface PrecisionTypes {
   weight: "f32" | "bf16" | "f64";
   moment: "f32" | "bf16" | "f64";
-  /** Activations and gradients. */
-  activation: "f32" | "f64";
+  /** Gradients of parameters, and sums over rows. */
+  gradient: "f32" | "f64";
   /** Products of matrices. */
   compute: "f32" | "bf16" | "f64";
   split: boolean;
 }
 
 export const precisionTypes: Record<Precision, PrecisionTypes> = {
-  float32: { weight: "f32", moment: "f32", activation: "f32", compute: "f32", split: false },
-  mixed: { weight: "f32", moment: "f32", activation: "f32", compute: "bf16", split: false },
-  bf16: { weight: "bf16", moment: "bf16", activation: "f32", compute: "bf16", split: true },
-  float64: { weight: "f64", moment: "f64", activation: "f64", compute: "f64", split: false },
+  float32: { weight: "f32", moment: "f32", gradient: "f32", compute: "f32", split: false },
+  mixed: { weight: "f32", moment: "f32", gradient: "f32", compute: "bf16", split: false },
+  bf16: { weight: "bf16", moment: "bf16", gradient: "f32", compute: "bf16", split: true },
+  float64: { weight: "f64", moment: "f64", gradient: "f64", compute: "f64", split: false },
 };
 
 /** This rank's part of the work; world 1 owns everything. */
@@ -104,7 +104,7 @@ export function allocateState(
     const [begin, end] = [part * owners.rank, part * (owners.rank + 1)];
     const state = (dtype: DType) => (trained ? memory.optimizer.tensor([part], dtype) : null);
     const w = buffers ? null : memory.weights.tensor([block.size], types.weight);
-    const sumType = half ? "bf16" : types.activation;
+    const sumType = half ? "bf16" : types.gradient;
     const whole = trained && !(turns && stage >= 2) ? memory.gradients.tensor([block.size], sumType) : null;
     const rest = {
       layout: block,
@@ -128,11 +128,11 @@ export function allocateState(
 function gradientsInTurn(
   memory: Allocator,
   layout: FlatLayout,
-  { activation }: PrecisionTypes,
+  { gradient }: PrecisionTypes,
   overlaps: boolean,
 ) {
   const slot = (index: number) => (index === 0 ? 0 : overlaps ? 1 + (index % 2) : 1);
-  return inTurn(layout, slot, (size) => memory.tensor([size], activation));
+  return inTurn(layout, slot, (size) => memory.tensor([size], gradient));
 }
 
 /** Gathered weights: two buffers for the layers, so that one can fill while the other is read; first and last have their own. */

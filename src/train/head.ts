@@ -1,9 +1,10 @@
 /** Final norm, head and loss: log-probabilities of the selected rows' targets, and the gradient of -sum weight * log p.
  *  Always: logits exist for one chunk of rows at a time and become their own gradient in place; the weights decide the
- *  loss, so SFT, turn weights and DPO are the same code. */
+ *  loss, so SFT, turn weights and DPO are the same code; logits are float32 (or float64) whatever the activations are: their
+ *  rounding to bfloat16 would move log-probabilities by up to 2^-8 of the largest logit. */
 import type { LlamaConfig } from "../model/config.ts";
-import type { DType, Tensor } from "../tensor/tensor.ts";
-import type { Flow } from "./activations.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import type { Flow, FlowTypes } from "./activations.ts";
 import { type BlockState, groupView } from "./flat_state.ts";
 import { type LinearContext, packInto } from "./linear.ts";
 import type { Allocator } from "./memory.ts";
@@ -18,11 +19,15 @@ export interface HeadMemory {
   drows: Tensor;
   /** [chunk, V] */
   logits: Tensor;
+  /** [chunk, D] of bfloat16 activations: selected rows as the logits' type, then their gradient. */
+  wide: Tensor | null;
   logprobs: Tensor;
   lse: Tensor;
   /** Of float32 logits: how many tokens are more likely than the target, plus one. */
   ranks: Tensor;
   unused: Tensor;
+  /** A row of zeros. */
+  zeros: Tensor;
 }
 
 export function allocateHead(
@@ -30,18 +35,21 @@ export function allocateHead(
   config: LlamaConfig,
   T: number,
   chunkRows: number,
-  dtype: DType,
+  { activation, sum }: FlowTypes,
 ): HeadMemory {
   const D = config.hiddenSize;
+  const chunk = Math.min(chunkRows, T);
   return {
-    normed: memory.tensor([T, D], dtype),
-    rows: memory.tensor([T, D], dtype),
-    drows: memory.tensor([T + 1, D], dtype),
-    logits: memory.tensor([Math.min(chunkRows, T), config.vocabularySize], dtype),
-    logprobs: memory.tensor([T], dtype),
-    lse: memory.tensor([T], dtype),
+    normed: memory.tensor([T, D], activation),
+    rows: memory.tensor([T, D], activation),
+    drows: memory.tensor([T + 1, D], activation),
+    logits: memory.tensor([chunk, config.vocabularySize], sum),
+    wide: activation === sum ? null : memory.tensor([chunk, D], sum),
+    logprobs: memory.tensor([T], sum),
+    lse: memory.tensor([T], sum),
     ranks: memory.tensor([T], "i32"),
     unused: memory.tensor([T], "f32"),
+    zeros: memory.tensor([D], activation),
   };
 }
 
@@ -65,7 +73,7 @@ export class TrainHead {
     const head = packInto(this.context, this.matrix(this.owner.w), "plain");
     this.chunks(batch.R, (first, count) => {
       const logits = this.memory.logits.rows(count);
-      this.context.ops.forward.matmul(logits, this.memory.rows.rows(count, first), head);
+      this.context.ops.forward.matmul(logits, this.widened(this.memory.rows.rows(count, first)), head);
       this.crossEntropy(logits, batch, first, count);
     });
     return this.download(batch.R);
@@ -80,7 +88,7 @@ export class TrainHead {
     const transposed = packInto(this.context, this.matrix(this.owner.w), "transposed");
     this.chunks(batch.R, (first, count) => {
       const logits = memory.logits.rows(count);
-      const rows = memory.rows.rows(count, first);
+      const rows = this.widened(memory.rows.rows(count, first));
       ops.forward.matmul(logits, rows, head);
       this.crossEntropy(logits, batch, first, count);
       const targets = batch.targets.rows(count, first);
@@ -90,12 +98,15 @@ export class TrainHead {
         batch.weights.rows(count, first),
         targets,
       );
-      ops.forward.matmul(memory.drows.rows(count, first), logits, transposed);
       if (this.owner.gradient)
         ops.matmulWeightGradient(this.matrix(this.owner.gradient), logits, rows, compute);
+      const drows = memory.drows.rows(count, first);
+      const wide = memory.wide?.rows(count) ?? drows;
+      ops.forward.matmul(wide, logits, transposed);
+      if (wide !== drows) ops.forward.cast(drows, wide);
     });
     const zero = memory.drows.rows(1, batch.R);
-    ops.device.upload(zero, zero.dtype === "f64" ? new Float64Array(zero.size) : new Float32Array(zero.size));
+    ops.device.copy(zero.data, memory.zeros.data, zero.bytes);
     const dnormed = memory.normed.rows(batch.T);
     ops.forward.gatherRows(dnormed, memory.drows.rows(batch.R + 1), batch.scatter);
     const weight = this.vector(this.top.w);
@@ -111,8 +122,16 @@ export class TrainHead {
     const row = this.memory.normed.rows(1);
     const logits = this.memory.logits.rows(1);
     ops.forward.rmsNorm(row, x.rows(1, x.dim(0) - 1), this.vector(this.top.w), this.config.normEps);
-    ops.forward.matmul(logits, row, packInto(this.context, this.matrix(this.owner.w), "plain"));
+    ops.forward.matmul(logits, this.widened(row), packInto(this.context, this.matrix(this.owner.w), "plain"));
     return logits;
+  }
+
+  /** A chunk of rows as the logits' type; valid until the next call. */
+  private widened(rows: Tensor): Tensor {
+    const wide = this.memory.wide?.rows(rows.dim(0));
+    if (!wide) return rows;
+    this.context.ops.forward.cast(wide, rows);
+    return wide;
   }
 
   private select(x: Tensor, batch: MicroBatch): void {

@@ -39,7 +39,7 @@ export interface LinearContext {
   vectors: VectorScratch;
 }
 
-/** Vectors (norm weights, biases) as the activations' type, which ops ask for. bfloat16 ones are widened into scratch. */
+/** Vectors (norm weights, biases) as the activations' type, which ops ask for. Others are converted into scratch. */
 export class VectorScratch {
   private readonly slots: Tensor[];
   private readonly unused: Tensor[];
@@ -49,16 +49,17 @@ export class VectorScratch {
     memory: Allocator,
     size: number,
     private readonly activation: DType,
+    gradient: DType,
   ) {
     this.slots = [memory.tensor([size], activation), memory.tensor([size], activation)];
-    this.unused = [memory.tensor([size], activation), memory.tensor([size], activation)];
+    this.unused = [memory.tensor([size], gradient), memory.tensor([size], gradient)];
   }
 
   /** `vector` itself, or a copy that is valid until the next call with this slot. */
   get(ops: TrainOps, vector: Tensor, slot = 0): Tensor {
     if (vector.dtype === this.activation) return vector;
     const copy = (this.slots[slot] as Tensor).rows(vector.size);
-    ops.cast(copy, vector);
+    ops.forward.cast(copy, vector);
     return copy;
   }
 

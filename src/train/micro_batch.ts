@@ -33,7 +33,7 @@ export interface MicroBatch {
   /** i32 [R]: rows of the batch, and the tokens they predict. */
   selected: Tensor;
   targets: Tensor;
-  /** [R], the activations' type: weight of each prediction in the loss. */
+  /** [R], float32 or float64: weight of each prediction in the loss. */
   weights: Tensor;
   /** i32 [T]: place of each row among the selected, R where it is none. */
   scatter: Tensor;
@@ -52,11 +52,7 @@ export interface MicroBatchMemory {
   weights: Tensor;
 }
 
-export function allocateMicroBatch(
-  memory: Allocator,
-  T: number,
-  activation: "f32" | "f64",
-): MicroBatchMemory {
+export function allocateMicroBatch(memory: Allocator, T: number, sum: "f32" | "f64"): MicroBatchMemory {
   const int = (size: number) => memory.tensor([size], "i32");
   const ints = {
     tokens: int(T),
@@ -67,7 +63,7 @@ export function allocateMicroBatch(
     targets: int(T),
     scatter: int(T),
   };
-  return { ints, forget: memory.tensor([T], "f32"), weights: memory.tensor([T], activation) };
+  return { ints, forget: memory.tensor([T], "f32"), weights: memory.tensor([T], sum) };
 }
 
 /** Uploads `documents`. `forget`: a probability for each document, or null. Throws RangeError for more tokens than allocated. */

@@ -4,7 +4,7 @@
 import type { LlamaConfig } from "../model/config.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import type { TrainOps } from "./ops.ts";
-import { type Activations, activationRows, type Flow, flowRows } from "./activations.ts";
+import { type Activations, activationRows, type Flow, flowRows, flowTypes } from "./activations.ts";
 import { adapterParts } from "../model/lora.ts";
 import { Adapters } from "./adapters.ts";
 import type { TrainMemory, TrainSetup } from "./allocation.ts";
@@ -150,7 +150,8 @@ export class TrainModel {
     const { adapters, working } = this.memory;
     const byKey = new Map<string, Adapters>();
     if (!lora || !adapters || !working.adapters || !working.adapterPacks) return byKey;
-    const own = { ...context, compute: adapters.types.compute, packs: working.adapterPacks };
+    const { activation: compute } = flowTypes(this.setup.precision, this.setup.activations);
+    const own = { ...context, compute, packs: working.adapterPacks };
     const parts = adapterParts(this.config, lora, layer);
     for (const key of new Set(parts.map((part) => part.key))) {
       const state = adapters.blocks[layer] as BlockState;

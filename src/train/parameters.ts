@@ -138,9 +138,9 @@ export class WeightWriter {
   /** w <- source, which begins at element `begin` of the block; the low halves of this rank's share with it. */
   private fill(block: BlockState, w: Tensor, begin: number, source: Tensor): void {
     const { ops } = this;
-    if (!this.state.types.split || !block.low) return ops.cast(w, source);
+    if (!this.state.types.split || !block.low) return ops.forward.cast(w, source);
     const master = this.staged.rows(source.size);
-    ops.cast(master, source);
+    ops.forward.cast(master, source);
     const low = this.low.rows(source.size);
     ops.masterSplit(w, low, master);
     const [from, to] = [Math.max(begin, block.begin), Math.min(begin + source.size, block.end)];

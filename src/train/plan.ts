@@ -5,7 +5,7 @@ import type { Dataset } from "../data/shard.ts";
 import type { LlamaConfig } from "../model/config.ts";
 import type { Device } from "../tensor/device.ts";
 import { bytesText } from "../util/progress.ts";
-import { rungs } from "./activations.ts";
+import { type ActivationType, rungs } from "./activations.ts";
 import { type MemoryKind, memoryKinds, openMemory, planMemory } from "./allocation.ts";
 import { flatLayout } from "../model/flat_layout.ts";
 import { adapterLayout } from "./adapters.ts";
@@ -25,6 +25,11 @@ export interface Plan {
   trainedParameters: number;
   /** Of one rank. */
   bytes: Record<MemoryKind, number>;
+  activations: {
+    type: ActivationType;
+    /** What bfloat16 would save of all kinds together; null where it is chosen, or precision = "float32" rules it out. */
+    savedBytes: number | null;
+  };
   totalBytes: number;
   steps: number;
   /** Of the whole run. */
@@ -49,6 +54,8 @@ export function planRun({ recipe, config, dataset, device, measure }: PlanOption
   const share = { rank: 0, world: recipe.ranks };
   const setup = setupOf(recipe, config, share);
   const bytes = planMemory(device, config, setup);
+  const half = planMemory(device, config, { ...setup, activations: "bfloat16" });
+  const canHalve = setup.activations === "float32" && setup.precision !== "float32" && sum(half) < sum(bytes);
   const order = new DataOrder(dataset, {
     sequenceLength: recipe.sequence_length,
     seed: recipe.seed,
@@ -66,7 +73,8 @@ export function planRun({ recipe, config, dataset, device, measure }: PlanOption
     parameters: layout.parameterCount,
     trainedParameters: setup.lora ? adapterLayout(config, setup.lora).parameterCount : layout.parameterCount,
     bytes,
-    totalBytes: memoryKinds.reduce((sum, kind) => sum + bytes[kind], 0),
+    activations: { type: setup.activations, savedBytes: canHalve ? sum(bytes) - sum(half) : null },
+    totalBytes: sum(bytes),
     steps: order.steps,
     tokens,
     fill: rows === 0 ? 1 : tokens / (rows * room),
@@ -82,6 +90,9 @@ export function planRun({ recipe, config, dataset, device, measure }: PlanOption
   };
 }
 
+const sum = (bytes: Record<MemoryKind, number>): number =>
+  memoryKinds.reduce((total, kind) => total + bytes[kind], 0);
+
 /** Says which setting would make the run fit into `available` bytes; null where none alone does. */
 export function fittingChange(
   { recipe, config, device }: Pick<PlanOptions, "recipe" | "config" | "device">,
@@ -91,6 +102,9 @@ export function fittingChange(
   const changes: [string, Recipe][] = [
     ...later.map((recompute): [string, Recipe] => [`recompute = "${recompute}"`, { ...recipe, recompute }]),
     ...(recipe.micro_rows > 1 ? [["micro_rows = 1", { ...recipe, micro_rows: 1 }] as [string, Recipe]] : []),
+    ...(recipe.precision === "float32"
+      ? []
+      : [['activations = "bfloat16"', { ...recipe, activations: "bfloat16" }] as [string, Recipe]]),
     ['micro_rows = 1 and recompute = "block"', { ...recipe, micro_rows: 1, recompute: "block" }],
     ['precision = "bf16"', { ...recipe, precision: "bf16" }],
     [
@@ -113,7 +127,7 @@ export function fittingChange(
   ];
   for (const [name, changed] of changes) {
     const setup = setupOf(changed, config, { rank: 0, world: recipe.ranks });
-    const bytes = Object.values(planMemory(device, config, setup)).reduce((a, b) => a + b, 0) * recipe.ranks;
+    const bytes = sum(planMemory(device, config, setup)) * recipe.ranks;
     if (bytes <= available) return `${name}, which needs ${bytesText(bytes)}`;
   }
   return null;

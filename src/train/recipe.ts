@@ -121,6 +121,9 @@ const recipe = z
     precision: z.enum(["float32", "mixed", "bf16"]).default("bf16"),
     /** Sums of a step's gradients; auto: bfloat16 with precision bf16 and at most 64 micro-batches a step, else float32. */
     gradients: z.enum(["auto", "float32", "bfloat16"]).default("auto"),
+    /** Of activations and their gradients; logits and sums are float32 beside both. auto: bfloat16 on GPUs whose products are
+     *  in bfloat16 (precision bf16 or mixed), else float32. */
+    activations: z.enum(["auto", "float32", "bfloat16"]).default("auto"),
     sequence_length: count.max(2 ** 20).default(1024),
     /** Packed rows of an optimizer step, over all ranks, and of a micro-batch. */
     rows_per_step: count.default(8),
@@ -185,6 +188,9 @@ const recipe = z
   })
   .refine((value) => value.gradients !== "bfloat16" || value.precision === "bf16", {
     message: 'gradients = "bfloat16" needs precision = "bf16"',
+  })
+  .refine((value) => value.activations !== "bfloat16" || value.precision !== "float32", {
+    message: 'activations = "bfloat16" needs precision = "bf16" or "mixed"',
   });
 
 export type Recipe = z.output<typeof recipe>;

@@ -1,10 +1,11 @@
 /** DPO's reference scores on disk, beside the run: a resumed run does not score the data again.
- *  Always: scores are used only for the data, base and precision that they were made with. */
+ *  Always: scores are used only for the data, base, precision and type of activations that they were made with. */
 import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Dataset } from "../data/shard.ts";
 import { writeDurably } from "./checkpoint/durable.ts";
 import type { Recipe } from "./recipe.ts";
+import { activationsOf } from "./run_options.ts";
 
 export class ReferenceCache {
   private readonly path: string;
@@ -15,8 +16,9 @@ export class ReferenceCache {
     private readonly dataset: Dataset,
   ) {
     const { model, precision, seed, output } = recipe;
+    const random = model.init === "random" ? seed : null;
     this.path = join(output, "reference.json");
-    this.key = JSON.stringify([dataset.hash, model, precision, model.init === "random" ? seed : null]);
+    this.key = JSON.stringify([dataset.hash, model, precision, random, ...halfActivations(recipe)]);
   }
 
   /** One score a document; null where there are none that fit. */
@@ -38,3 +40,7 @@ export class ReferenceCache {
     writeDurably(this.path, JSON.stringify({ key: this.key, scores: Array.from(scores) }));
   }
 }
+
+/** Nothing for float32, so that scores of before there was a choice stay good. */
+const halfActivations = (recipe: Recipe): string[] =>
+  activationsOf(recipe) === "float32" ? [] : [activationsOf(recipe)];

@@ -1,7 +1,7 @@
 /** A recipe's settings in the words of the parts that use them. */
 import type { LlamaConfig } from "../model/config.ts";
 import { UsageError } from "../util/errors.ts";
-import type { Rung } from "./activations.ts";
+import type { ActivationType, Rung } from "./activations.ts";
 import type { LoraConfig } from "../model/lora.ts";
 import type { TrainSetup } from "./allocation.ts";
 import type { GradientType, Share } from "./flat_state.ts";
@@ -18,6 +18,7 @@ export function setupOf(recipe: Recipe, config: LlamaConfig, share: Share): Trai
   return {
     precision: recipe.precision,
     gradients: gradientsOf(recipe),
+    activations: activationsOf(recipe),
     // A row of DPO or KTO holds at least one pair of documents.
     maxTokens: recipe.micro_rows * recipe.sequence_length * (recipe.method.type === "sft" ? 1 : 2),
     positions: recipe.sequence_length,
@@ -48,6 +49,12 @@ function gradientsOf({ gradients, precision, rows_per_step, micro_rows }: Recipe
   if (gradients !== "auto") return gradients;
   const few = Math.ceil(rows_per_step / micro_rows) <= roundedMicroBatches;
   return precision === "bf16" && few ? "bfloat16" : "float32";
+}
+
+/** GPUs multiply in bfloat16 and are bound by memory between products; the CPU's kernels are made for float32. */
+export function activationsOf({ activations, precision, device }: Recipe): ActivationType {
+  if (activations !== "auto") return activations;
+  return device !== "cpu" && precision !== "float32" ? "bfloat16" : "float32";
 }
 
 export function methodOf({ method }: Recipe): Method {

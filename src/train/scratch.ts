@@ -8,6 +8,7 @@ import { parametersOf } from "../model/weights.ts";
 import { Arena } from "../tensor/arena.ts";
 import type { Device } from "../tensor/device.ts";
 import { type DType, PackedMatrix, Tensor } from "../tensor/tensor.ts";
+import { flowTypes } from "./activations.ts";
 import type { TrainSetup } from "./allocation.ts";
 import { precisionTypes } from "./flat_state.ts";
 import { TrainOps } from "./ops.ts";
@@ -43,45 +44,59 @@ type Calls = (() => void)[];
 const shaped = (shape: number[], dtype: DType): Tensor => new Tensor(64, shape, dtype);
 
 function productCalls(ops: TrainOps, config: LlamaConfig, setup: TrainSetup): Calls {
-  const { compute, activation } = precisionTypes[setup.precision];
+  const { compute } = precisionTypes[setup.precision];
+  const { activation, sum } = flowTypes(setup.precision, setup.activations);
   const { maxTokens: T, lora } = setup;
   const { layers } = parametersOf(config);
-  const product = (rows: number, N: number, K: number, type: DType, trained: boolean): Calls => {
-    const [x, y] = [shaped([rows, K], activation), shaped([rows, N], activation)];
+  /** y [rows, N] of x [rows, K], both of type `flow`, and the gradients. */
+  const product = (
+    rows: number,
+    [N, K]: [number, number],
+    [type, flow]: [DType, DType],
+    trained = !lora,
+  ): Calls => {
+    const [x, y] = [shaped([rows, K], flow), shaped([rows, N], flow)];
     return [
       () => ops.forward.matmul(y, x, new PackedMatrix(64, N, K, type, 0)),
       () => ops.forward.matmul(x, y, new PackedMatrix(64, K, N, type, 0)),
-      ...(trained ? [() => ops.matmulWeightGradient(shaped([N, K], activation), y, x, type)] : []),
+      ...(trained ? [() => ops.matmulWeightGradient(shaped([N, K], sum), y, x, type)] : []),
     ];
   };
   const head = Math.min(setup.chunkRows, T);
+  const own: [DType, DType] = [activation, activation];
   return [
-    ...(layers[0] ?? []).flatMap((p) => ("matrix" in p ? product(T, p.N, p.K, compute, !lora) : [])),
-    ...product(head, config.vocabularySize, config.hiddenSize, compute, !lora),
+    ...(layers[0] ?? []).flatMap((p) => ("matrix" in p ? product(T, [p.N, p.K], [compute, activation]) : [])),
+    ...product(head, [config.vocabularySize, config.hiddenSize], [compute, sum]),
     ...(lora ? adapterParts(config, lora, 0) : []).flatMap(({ width, K }) => [
-      ...product(T, lora?.rank ?? 1, K, activation, true),
-      ...product(T, width, lora?.rank ?? 1, activation, true),
+      ...product(T, [lora?.rank ?? 1, K], own, true),
+      ...product(T, [width, lora?.rank ?? 1], own, true),
     ]),
   ];
 }
 
-function normCalls(ops: TrainOps, config: LlamaConfig, { precision, maxTokens: T }: TrainSetup): Calls {
-  const { activation } = precisionTypes[precision];
+function normCalls(
+  ops: TrainOps,
+  config: LlamaConfig,
+  { precision, activations, maxTokens: T }: TrainSetup,
+): Calls {
+  const { activation, sum } = flowTypes(precision, activations);
   const { hiddenSize: D, headDim: E, headCount: H, keyValueHeadCount: G } = config;
   const [x, weight] = [shaped([T, D], activation), shaped([D], activation)];
   const qkv = shaped([T, (H + 2 * G) * E], activation);
-  const both = { query: shaped([E], activation), key: shaped([E], activation) };
+  const pair = (dtype: DType) => ({ query: shaped([E], dtype), key: shaped([E], dtype) });
   const largest = Math.max(...flatLayout(config).blocks.map(({ size }) => size));
   return [
-    () => ops.rmsNormBackward(x, weight, x, x, weight, config.normEps),
-    ...(config.qkNorm ? [() => ops.qkNormBackward(qkv, both, qkv, both, { H, G, E }, config.normEps)] : []),
-    () => ops.sumSquares(shaped([largest], activation)),
+    () => ops.rmsNormBackward(x, shaped([D], sum), x, x, weight, config.normEps),
+    ...(config.qkNorm
+      ? [() => ops.qkNormBackward(qkv, pair(sum), qkv, pair(activation), { H, G, E }, config.normEps)]
+      : []),
+    () => ops.sumSquares(shaped([largest], sum)),
   ];
 }
 
 /** One document as long as the longest, and micro-batches full of documents of half its length, a quarter ... */
 function attentionCalls(ops: TrainOps, config: LlamaConfig, setup: TrainSetup, memory: Arena): Calls {
-  const { activation } = precisionTypes[setup.precision];
+  const { activation, sum } = flowTypes(setup.precision, setup.activations);
   const { headCount: H, keyValueHeadCount: G, headDim: E } = config;
   const { maxTokens, positions } = setup;
   const lengths: number[] = [];
@@ -100,7 +115,7 @@ function attentionCalls(ops: TrainOps, config: LlamaConfig, setup: TrainSetup, m
       return { starts, forget: null, seed: 0 };
     };
     const [qkv, y] = [shaped([T, (H + 2 * G) * E], activation), shaped([T, H * E], activation)];
-    const lse = shaped([T, H], activation);
+    const lse = shaped([T, H], sum);
     const scores = { window: config.windows[0] ?? 0, scale: 1 };
     return [
       () => ops.documentAttention(y, lse, qkv, upload(), { H, G, E }, scores),

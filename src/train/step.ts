@@ -252,7 +252,7 @@ export class Stepper {
       tokens: all.flat().reduce((total, { ids }) => total + ids.length, 0),
       trainedTokens,
       accuracy:
-        this.memory.base.types.activation === "f64" || trainedTokens === 0 ? null : sum(3) / trainedTokens,
+        this.memory.base.types.gradient === "f64" || trainedTokens === 0 ? null : sum(3) / trainedTokens,
       preference:
         method.type === "sft"
           ? null

@@ -156,6 +156,7 @@ export class Trainer {
       parameters: this.memory.base.layout.parameterCount,
       trainedParameters: this.memory.trained.layout.parameterCount,
       memoryBytes: Object.values(this.memory.bytes).reduce((a, b) => a + b, 0),
+      device: this.ops.device.description,
     });
     const clock = new Clock();
     while (this.step < this.order.steps) {
@@ -344,7 +345,8 @@ export class Trainer {
 
 const contents = { sft: "single documents", dpo: "pairs", kto: "labelled answers" };
 
-/** Settings that decide what step N means: with others, a resumed run would be no continuation. */
+/** Settings that decide what step N means: with others, a resumed run would be no continuation. How it is computed (device,
+ *  activations, micro-batches) may change: then later steps have other roundings, and nothing else. */
 const lasting = ["seed", "method", "precision", "sequence_length", "rows_per_step", "lora"] as const;
 
 function refuseChanges(before: Recipe, now: Recipe, step: number): void {

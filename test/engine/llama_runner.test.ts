@@ -7,6 +7,21 @@ import { families, familyDirectory } from "../support/paths.ts";
 
 const V = 512;
 
+/** Where activations are bfloat16 too (on GPUs), PyTorch's own rows come down to 0.9984. */
+const cosineBar = testDevice === "cpu" ? 0.999 : 0.998;
+/** Relative error of the logits of torch 2.13 and transformers 5.18 in bfloat16, beside float32, at the 96 tokens that were
+ *  generated: 94 % to 97 % of them have the same best token, and the others' logits are up to 0.128 apart in float32.
+ *  Ours: 1.1 % to 1.8 % with float32 activations, 1.6 % to 2.3 % with bfloat16 ones; 0.084 and 0.128 apart. */
+const torchError = {
+  "llama-mha": 2.67e-2,
+  "llama-gqa-rope3": 2.64e-2,
+  "mistral-swa": 2.27e-2,
+  "qwen2-bias": 2.23e-2,
+  "qwen3-qknorm": 1.87e-2,
+};
+/** Logits are 1.5 in the root mean square. */
+const closeLogits = 0.2;
+
 /** A row over its own pages: sequence s owns pages 8s .. 8s+7. */
 const row = (s: number, tokens: number[], past: number, more: Partial<StepRow> = {}): StepRow => ({
   tokens,
@@ -55,7 +70,7 @@ describe.each([...families])("%s against PyTorch and transformers", (family) => 
     });
   });
 
-  test("logit rows have cosine above 0.999 in bfloat16", async () => {
+  test(`logit rows have cosine above ${cosineBar} in bfloat16`, async () => {
     const runner = await openModel(familyDirectory(family), { dtype: "bfloat16" });
     const { values } = (await golden).floats("logits");
     const ids = (await golden).ids("inputs.ids")[0] as number[];
@@ -63,8 +78,52 @@ describe.each([...families])("%s against PyTorch and transformers", (family) => 
     for (let t = 0; t < ids.length; t++) {
       expect(
         cosine(logits.subarray(t * V, (t + 1) * V), values.subarray(t * V, (t + 1) * V)),
-      ).toBeGreaterThan(0.999);
+      ).toBeGreaterThan(cosineBar);
     }
+    runner.close();
+  });
+
+  test("in bfloat16 logits err less than PyTorch's, and the best token is another only where two are close", async () => {
+    const runner = await openModel(familyDirectory(family), { dtype: "bfloat16" });
+    const promptLength = (await golden).ids("inputs.ids")[0]?.length ?? 0;
+    let [difference, size, equal, count] = [0, 0, 0, 0];
+    for (const ids of (await golden).ids("greedy.ids")) {
+      const [want, got] = [allLogits(await exact, ids), allLogits(runner, ids)];
+      for (let t = promptLength - 1; t < ids.length - 1; t++) {
+        const [single, half] = [want.subarray(t * V, (t + 1) * V), got.subarray(t * V, (t + 1) * V)];
+        single.forEach((value, v) => {
+          difference += (value - (half[v] as number)) ** 2;
+          size += value ** 2;
+        });
+        const [best, chosen] = [ids[t + 1] as number, half.indexOf(half.reduce((a, b) => Math.max(a, b)))];
+        expect((single[best] as number) - (single[chosen] as number)).toBeLessThan(closeLogits);
+        equal += chosen === best ? 1 : 0;
+        count++;
+      }
+    }
+    expect(Math.sqrt(difference / size)).toBeLessThan(torchError[family]);
+    expect(equal / count).toBeGreaterThan(0.93);
+    runner.close();
+  });
+
+  test("sums of hidden states, logprobs and contrasted tokens in bfloat16 are those of float32, but for its rounding", async () => {
+    const runner = await openModel(familyDirectory(family), { dtype: "bfloat16" });
+    const [ids = [], other = []] = (await golden).ids("inputs.ids");
+    const run = (from: LlamaRunner) => {
+      const against = row(1, other, 0);
+      const contrast = { strength: 0.5, plausibility: 0.1, against };
+      const sample = { ...greedy, logprobs: 5 };
+      const [result] = from.step([row(0, ids, 0, { embed: true, sample, contrast }), against]);
+      return { sum: result?.hiddenSum as Float64Array, id: result?.id, logprob: result?.logprob };
+    };
+    const [want, got] = [run(await exact), run(runner)];
+    expect(cosine(Float32Array.from(got.sum), Float32Array.from(want.sum))).toBeGreaterThan(0.9995);
+    expect(got.id).toBe(want.id as number);
+    const probabilities = (list: [number, number][] = []) => new Map(list);
+    const known = probabilities(want.logprob?.top);
+    for (const [id, logprob] of probabilities(got.logprob?.top))
+      if (known.has(id)) expect(Math.abs(logprob - (known.get(id) as number))).toBeLessThan(0.1);
+    expect(known.has(got.logprob?.top[0]?.[0] as number)).toBe(true);
     runner.close();
   });
 

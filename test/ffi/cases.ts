@@ -137,6 +137,40 @@ export function rmsNormCase(o: { T: number; D: number; dtype: FloatType }): Case
   );
 }
 
+/** What it writes: the sum, then its norm. */
+export function addRmsNormCase(o: { T: number; D: number; dtype: FloatType }): Case {
+  const { T, D, dtype } = o;
+  const eps = 1e-5;
+  return {
+    name: `add_rms_norm T=${T} D=${D} ${dtype}`,
+    flops: 5 * T * D,
+    bytes: 4 * T * D * bytesOf(dtype),
+    tolerance: TOLERANCE[dtype],
+    prepare(target) {
+      const random = new Random(T + D);
+      const [before, delta, weight] = [
+        encode(random.normals(T * D, 3), dtype),
+        encode(random.normals(T * D, 2), dtype),
+        encode(random.normals(D), dtype),
+      ];
+      const [x, y] = [before.slice(), zeros(T * D, dtype)];
+      const [py, px, pd, pw] = [target.at(y), target.at(x), target.at(delta), target.at(weight)];
+      return {
+        call: () =>
+          check(native.koala_add_rms_norm(target.device, py, px, pd, pw, T, D, eps, dtypeCode[dtype])),
+        actual: () => Float64Array.of(...decode(x, dtype), ...decode(y, dtype)),
+        expected() {
+          const more = decode(delta, dtype);
+          const exact = decode(before, dtype).map((value, i) => value + more[i]!);
+          const sum = decode(encode(exact, dtype), dtype);
+          const norm = normalised(sum, () => decode(weight, dtype), T, D, Math.fround(eps));
+          return Float64Array.of(...sum, ...norm);
+        },
+      };
+    },
+  };
+}
+
 export interface Heads {
   T: number;
   H: number;
@@ -317,6 +351,7 @@ export function smallCases(): Case[] {
     for (const ttype of ["f32", "bf16", "f16", "f64"] as const)
       cases.push(embedCase({ T: 7, D: 37, V: 11, ttype, dtype }));
     cases.push(rmsNormCase({ T: 1, D: 64, dtype }), rmsNormCase({ T: 9, D: 77, dtype }));
+    cases.push(addRmsNormCase({ T: 1, D: 64, dtype }), addRmsNormCase({ T: 9, D: 2309, dtype }));
     for (const E of [8, 16, 48, 128]) {
       cases.push(qkNormCase({ T: 5, H: 4, G: 2, E, dtype }), ropeCase({ T: 6, H: 4, G: 2, E, dtype }));
     }
@@ -325,7 +360,7 @@ export function smallCases(): Case[] {
       gatherRowsCase({ T: 9, R: 5, D: 35, dtype }),
       sumRowsCase({ starts: [0, 3, 3, 10], D: 21, dtype }),
     );
-    for (const ctype of dtype === "f64" ? types : (["f32", "bf16"] as const)) {
+    for (const ctype of dtype === "f64" ? types : (["f32", "bf16", "f8"] as const)) {
       const common = { ctype, dtype } as const;
       cases.push(
         attentionCase({ sequences: [{ queries: 1, length: 1 }], H: 2, G: 2, E: 8, P: 32, ...common }),
@@ -374,30 +409,31 @@ export function smallCases(): Case[] {
     [64, 50],
     [128, 0],
   ] as const)
-    cases.push(
-      attentionCase({
-        sequences: [
-          {
-            queries: 70,
-            length: 150,
-          },
-          {
-            queries: 1,
-            length: 300,
-          },
-          {
-            queries: 3,
-            length: 3,
-          },
-        ],
-        H: 4,
-        G: 2,
-        E,
-        P: 32,
-        window,
-        ctype: "bf16",
-        dtype: "bf16",
-      }),
-    );
+    for (const ctype of ["bf16", "f8"] as const)
+      cases.push(
+        attentionCase({
+          sequences: [
+            {
+              queries: 70,
+              length: 150,
+            },
+            {
+              queries: 1,
+              length: 300,
+            },
+            {
+              queries: 3,
+              length: 3,
+            },
+          ],
+          H: 4,
+          G: 2,
+          E,
+          P: 32,
+          window,
+          ctype,
+          dtype: "bf16",
+        }),
+      );
   return cases;
 }

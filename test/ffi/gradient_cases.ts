@@ -411,7 +411,11 @@ export function gradientCases(target: Target): GradientCase[] {
     rmsNormGradientCase({ T: 67, D: 20, accumulate: true }),
   );
   cases.push(qkNormGradientCase({ T: 1, H: 1, G: 1, E: 8 }), qkNormGradientCase({ T: 35, H: 4, G: 2, E: 6 }));
-  cases.push(ropeGradientCase({ T: 1, H: 1, G: 1, E: 2 }), ropeGradientCase({ T: 7, H: 4, G: 2, E: 38 }));
+  cases.push(
+    ropeGradientCase({ T: 1, H: 1, G: 1, E: 2 }),
+    ropeGradientCase({ T: 7, H: 4, G: 2, E: 38 }),
+    ropeGradientCase({ T: 3, H: 3, G: 1, E: 48 }),
+  );
   cases.push(siluMulGradientCase({ T: 1, F: 3 }), siluMulGradientCase({ T: 5, F: 45 }));
   cases.push(
     crossEntropyGradientCase({ R: 1, V: 5, scale: 1 }),

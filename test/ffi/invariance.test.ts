@@ -23,7 +23,7 @@ const bits = (values: Elements) =>
 
 for (const isa of availableIsas()) {
   describe(`results on ${isa}`, () => {
-    const targets = [1, 2].map((threads) => Target.open({ isa, threads }));
+    const targets = [1, 2].map((threads) => Target.open({ isa, threads, ownProducts: true }));
     afterAll(() => targets.forEach((target) => target.close()));
 
     for (const [wtype, dtype] of [
@@ -67,13 +67,14 @@ for (const isa of availableIsas()) {
       ["bf16", "f32"],
       ["f32", "f32"],
       ["bf16", "bf16"],
+      ["f8", "bf16"],
       ["f64", "f64"],
     ] as const) {
       for (const window of [0, 45, 700]) {
         const short = [
           { H: 6, G: 2, E: 16, L: 101 },
           { H: 2, G: 2, E: 40, L: 70 },
-          ...(ctype === "bf16" ? [{ H: 2, G: 1, E: 64, L: 180 }] : []),
+          ...(ctype === "bf16" || ctype === "f8" ? [{ H: 2, G: 1, E: 64, L: 180 }] : []),
         ];
         // Windows that span blocks of keys, with rows whose tile-mates see an earlier panel than they do (988 and 985).
         const long = [{ H: 1, G: 1, E: 8, L: onGpu ? 330 : window === 45 ? 600 : 1010 }];
@@ -123,6 +124,41 @@ for (const isa of availableIsas()) {
         }
       }
     }
+
+    test.each(["f32", "bf16", "f64"] as const)(
+      "a sum and its norm are those of axpby and rms_norm, bit for bit, alone and among others, in %s",
+      (dtype) => {
+        const [code, eps] = [dtypeCode[dtype], 1e-5];
+        for (const [T, D] of [
+          [40, 1024],
+          [7, 77],
+        ] as const) {
+          const random = new Random(D);
+          const [x, delta] = [encode(random.normals(T * D, 3), dtype), encode(random.normals(T * D), dtype)];
+          const weight = encode(random.normals(D), dtype);
+          for (const target of targets) {
+            const { device } = target;
+            const apart = { x: x.slice(), y: zeros(T * D, dtype) };
+            const [px, py, pw] = [target.at(apart.x), target.at(apart.y), target.at(weight)];
+            check(native.koala_axpby(device, px, target.at(delta), T * D, 1, 1, code));
+            check(native.koala_rms_norm(device, py, px, pw, T, D, eps, code));
+            for (const [from, n] of [
+              [0, T],
+              [3, 1],
+              [T - 2, 2],
+            ] as const) {
+              const part = (all: Elements) => all.slice(from * D, (from + n) * D);
+              const [sum, y] = [part(x), zeros(n * D, dtype)];
+              const [ps, pn] = [target.at(sum), target.at(y)];
+              check(native.koala_add_rms_norm(device, pn, ps, target.at(part(delta)), pw, n, D, eps, code));
+              target.fetch();
+              expect(bits(sum)).toBe(bits(part(apart.x)));
+              expect(bits(y)).toBe(bits(part(apart.y)));
+            }
+          }
+        }
+      },
+    );
 
     test("norms, rope and silu of a row are the same alone and among others", () => {
       const [T, D, H, G, E] = [70, 1000, 3, 1, 200];

@@ -4,7 +4,7 @@ import { beforeAll, describe, expect, test } from "bun:test";
 import { ptr } from "bun:ffi";
 import { mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { buildEmulator } from "../../ffi/build_gpu.ts";
 import { findCudaLibraries } from "../../src/tensor/cuda_libraries.ts";
 import { expectBfloat16Sums, expectSums, freshName, type RanksOptions, runRanks } from "./comm_ranks.ts";
@@ -88,6 +88,11 @@ describe.skipIf(process.arch !== "x64")("collectives of emulated GPUs (needs x86
       expect(first).toMatchObject({ nccl: "2.30.7", name: expect.stringMatching(/^nccl:[0-9a-f]{256}$/) });
       expect(first.device).not.toBe("");
       expect(first.name).not.toBe(second.name);
+    });
+
+    test("the NCCL of a folder in KOALA_CUDA_LIBS, where no file is named", async () => {
+      const folders = `/nowhere:${dirname(fake)}`;
+      expect(await offerWith({ KOALA_NCCL: "", KOALA_CUDA_LIBS: folders })).toMatchObject({ nccl: "2.30.7" });
     });
 
     test("nothing where NCCL is switched off or cannot be loaded", async () => {

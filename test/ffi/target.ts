@@ -34,14 +34,17 @@ export class Target {
   private readonly copies: { array: NodeJS.TypedArray; memory: Pointer }[] = [];
   private constructor(readonly device: Pointer) {}
 
-  /** Throws the library's sentence where the processor cannot run `isa`. */
-  static open(options: { isa?: Isa | string; threads?: number } = {}): Target {
+  /** Throws the library's sentence where the processor cannot run `isa`. `ownProducts` is KOALA_GEMM=own: a row's bits then
+   *  do not depend on T on a GPU either. */
+  static open(options: { isa?: Isa | string; threads?: number; ownProducts?: boolean } = {}): Target {
     const out = new BigUint64Array(1);
+    if (options.ownProducts) libc.setenv(cstring("KOALA_GEMM"), cstring("own"), 1);
     if (options.isa && !onGpu) libc.setenv(cstring("KOALA_ISA"), cstring(options.isa), 1);
     try {
       check(native.koala_device_open(ptr(out), 0, options.threads ?? 0));
     } finally {
       if (options.isa && !onGpu && process.env.KOALA_ISA === undefined) libc.unsetenv(cstring("KOALA_ISA"));
+      if (options.ownProducts) libc.setenv(cstring("KOALA_GEMM"), cstring(process.env.KOALA_GEMM ?? ""), 1);
     }
     return new Target(Number(out[0]) as Pointer);
   }

@@ -36,6 +36,7 @@ const train: Train = async (run) => {
     parameters: 10,
     trainedParameters: 10,
     memoryBytes: 0,
+    device: "fake",
   });
   while (step < steps) {
     if (run.stop.aborted) {

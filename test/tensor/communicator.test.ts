@@ -1,8 +1,10 @@
-import { describe, expect, test } from "bun:test";
+import { describe, expect, spyOn, test } from "bun:test";
 import { join } from "node:path";
+import { Arena } from "../../src/tensor/arena.ts";
 import { SoloCommunicator } from "../../src/tensor/communicator.ts";
-import { Device } from "../../src/tensor/device.ts";
+import { Device, QueuedWork } from "../../src/tensor/device.ts";
 import { libraryPath } from "../../src/tensor/library.ts";
+import { joinSharedMemory } from "../../src/tensor/shared_memory.ts";
 import { Tensor } from "../../src/tensor/tensor.ts";
 import { brought, type Collected, type Overlapped } from "./communicator_rank.ts";
 
@@ -98,4 +100,24 @@ describe("what no collective can do is an error before it is tried", () => {
   test("a broadcast from nobody", () => {
     expect(() => communicator.broadcast(tensor(4, "f32"), 1)).toThrow("broadcast from rank 1 of 1");
   });
+});
+
+test("a collective waits on the host for another device's work, and not for its own device's, which it follows by an event", () => {
+  const [device, other] = [0, 1].map(() => Device.open(libraryPath("cpu"), { threads: 1 })) as [
+    Device,
+    Device,
+  ];
+  const name = `/koala-test-${crypto.randomUUID()}`;
+  const communicator = joinSharedMemory(device, { name, rank: 0, world: 1, timeoutSeconds: 5 });
+  const waits = spyOn(QueuedWork.prototype, "wait");
+  const arena = new Arena(device, "sum", 64);
+  const x = arena.tensor([4], "f32");
+  communicator.allReduce(x, { of: "own", after: new QueuedWork(device) }).wait();
+  expect(waits).not.toHaveBeenCalled();
+  communicator.allReduce(x, { of: "other", after: new QueuedWork(other) }).wait();
+  expect(waits).toHaveBeenCalledTimes(1);
+  waits.mockRestore();
+  communicator.close();
+  arena.close();
+  for (const each of [device, other]) each.close();
 });

@@ -119,7 +119,7 @@ const a = {
   rowLse: f64(T),
 };
 const rowWeights = filled(batch.weights, "f64");
-const copy = (to: Tensor, from: Tensor) => training.cast(to, from);
+const copy = (to: Tensor, from: Tensor) => ops.cast(to, from);
 
 /** Minus the weighted log-probabilities of the targets. */
 function loss(): number {
@@ -230,12 +230,12 @@ test("AdamW steps lower the loss, with plain and with split weights, and the nor
   };
   const g = arena.tensor([n], "f32");
   const flat = parameters.out.reshape([n]);
-  training.cast(master, flat);
+  ops.cast(master, flat);
   training.masterSplit(split.w, split.low, master);
-  training.cast(g, gradients.out.reshape([n]));
+  ops.cast(g, gradients.out.reshape([n]));
   training.adamw(split, g, step, 77);
   training.masterJoin(master, split.w, split.low);
-  training.cast(flat, master);
+  ops.cast(flat, master);
   const second = loss();
   expect(second).toBeLessThan(start);
   for (const name of names) {

@@ -1,91 +1,16 @@
 /** A few steps of training on another device end where the CPU's end: the GPU's sources, run by the emulator. */
 import { describe, expect, test } from "bun:test";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { buildEmulator } from "../../ffi/build_gpu.ts";
-import { DatasetWriter } from "../../src/data/shard.ts";
-import type { TrainEvent } from "../../src/train/events.ts";
-import { parseRecipe } from "../../src/train/recipe.ts";
-import { runTraining } from "../../src/train/run.ts";
-import { openCheckpoint } from "../../src/model/checkpoint.ts";
 import { koala } from "../support/refusal.ts";
 import { temporaryFolder } from "../support/temporary.ts";
+import { recipeText, trained, type Trained } from "./device_run.ts";
 
 const root = temporaryFolder("devices");
-const config = {
-  architectures: ["Qwen3ForCausalLM"], // with norms of queries and keys, so that every backward op has its turn
-  model_type: "qwen3",
-  hidden_size: 32,
-  num_attention_heads: 2,
-  num_key_value_heads: 1,
-  head_dim: 16,
-  intermediate_size: 48,
-  num_hidden_layers: 2,
-  vocab_size: 40,
-  max_position_embeddings: 64,
-  tie_word_embeddings: false,
-  eos_token_id: 2,
-};
-
-const recipeText = `
-output = "out"
-sequence_length = 24
-rows_per_step = 2
-micro_rows = 1
-steps = 3
-seed = 3
-export_dtype = "float32"
-[model]
-path = "test"
-init = "random"
-[data]
-dataset = "data"
-[schedule]
-type = "constant"
-learning_rate = 1e-2
-`;
-
-async function trained(
-  device: string,
-  settings: string[],
-): Promise<{ losses: number[]; weights: Float32Array }> {
-  const folder = join(root, `${device}-${settings.join("-").replace(/\W/g, "")}`);
-  await Bun.write(join(folder, "base", "config.json"), JSON.stringify(config));
-  const writer = await DatasetWriter.create(join(folder, "data"));
-  for (let i = 0; i < 12; i++)
-    writer.add([
-      { ids: [1, 3 + i, 4 + ((7 * i) % 30)], loss: 0, source: "user", turn: 0 },
-      {
-        ids: Array.from({ length: 3 + (i % 4) }, (_, k) => 5 + ((i * 5 + k) % 30)),
-        loss: 1,
-        source: "a",
-        turn: 1,
-      },
-    ]);
-  await writer.finish({ hash: "devices", pairs: false, inputs: {}, report: {} });
-  const losses: number[] = [];
-  const made = await runTraining({
-    recipe: parseRecipe(recipeText, "recipe.toml", [
-      ...settings,
-      `device="${device}"`,
-      `output=${JSON.stringify(join(folder, "out"))}`,
-    ]),
-    model: join(folder, "base"),
-    dataset: join(folder, "data"),
-    resume: false,
-    measure: false,
-    onEvent: (event: TrainEvent) => void (event.type === "step" && losses.push(event.loss)),
-  });
-  const { tensors } = await openCheckpoint(made!);
-  const parts = await Promise.all(
-    [...tensors.values()].map(
-      async ({ file, begin, end }) => new Float32Array(await Bun.file(file).slice(begin, end).arrayBuffer()),
-    ),
-  );
-  return { losses, weights: Float32Array.from(parts.flatMap((part) => [...part])) };
-}
 
 /** Of a to b, relative to b. */
-function distance(a: Float32Array, b: Float32Array): number {
+function distance(a: ArrayLike<number>, b: ArrayLike<number>): number {
   let [difference, size] = [0, 0];
   for (let i = 0; i < b.length; i++) {
     difference += (a[i]! - b[i]!) ** 2;
@@ -105,12 +30,57 @@ describe.skipIf(process.arch !== "x64")("training on an emulated GPU (needs x86-
     ],
   ] as const)("in %s ends where the CPU's ends", async (_, settings, lossError, weightError) => {
     await buildEmulator({ quiet: true });
-    const cpu = await trained("cpu", [...settings]);
-    const emu = await trained("emu", [...settings]);
+    const cpu = await trained(root, "cpu", [...settings]);
+    const emu = await trained(root, "emu", [...settings]);
     expect(cpu.losses).toHaveLength(3);
     emu.losses.forEach((loss, i) => expect(Math.abs(loss - cpu.losses[i]!)).toBeLessThan(lossError));
     expect(distance(emu.weights, cpu.weights)).toBeLessThan(weightError);
   });
+
+  const compiler = process.env.CXX || "g++";
+  test.skipIf(!Bun.which(compiler))(
+    "in bf16 with products through cuBLASLt (a stand-in) ends where the CPU's ends",
+    async () => {
+      await buildEmulator({ quiet: true });
+      const settings = ['precision="bf16"', "sequence_length=144"];
+      const cpu = await trained(root, "cpu", settings);
+      const library = join(root, "library");
+      mkdirSync(library);
+      const source = join(import.meta.dir, "..", "ffi", "fake_cublaslt.cc");
+      const to = join(library, "libcublasLt.so.13");
+      Bun.spawnSync([compiler, "-std=c++17", "-O2", "-fPIC", "-shared", "-w", source, "-o", to]);
+      const log = join(root, "log");
+      writeFileSync(log, "");
+      // The library's environment is that of a process at its start.
+      const child = Bun.spawn(
+        [process.execPath, join(import.meta.dir, "device_run.ts"), root, "emu", ...settings],
+        {
+          env: {
+            ...process.env,
+            KOALA_GEMM: "cublaslt",
+            KOALA_CUDA_LIBS: library,
+            KOALA_GEMM_CACHE: join(root, "choices"),
+            KOALA_FAKE_CUBLASLT_LOG: log,
+          },
+          stderr: "pipe",
+        },
+      );
+      const [out, err] = await Promise.all(
+        [child.stdout, child.stderr].map((pipe) => new Response(pipe).text()),
+      );
+      if (!out) throw new Error(err);
+      const emu = JSON.parse(out) as Trained;
+      expect(emu.losses).toHaveLength(cpu.losses.length);
+      emu.losses.forEach((loss, i) => expect(Math.abs(loss - cpu.losses[i]!)).toBeLessThan(2e-2));
+      expect(distance(emu.weights, cpu.weights)).toBeLessThan(2e-2);
+      const products = readFileSync(log, "utf8").split("\n");
+      // Of the fused gate and up: forward, what it gives back to its input, and its weights.
+      for (const shape of [" 96 T 32 beta 0", " 32 T 96 beta 0", " 32 96 T beta 1"]) {
+        const pattern = new RegExp(`^multiply fa4e02${shape.replace("T", "1[34]\\d")}$`);
+        expect(products.filter((line) => pattern.test(line)).length).toBeGreaterThan(5);
+      }
+    },
+  );
 });
 
 test("a device that is not there is told in one sentence, before anything is written", async () => {

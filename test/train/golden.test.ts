@@ -68,6 +68,39 @@ describe.each([...families])("%s equals PyTorch", (family) => {
     rounded.close();
   });
 
+  test("with bfloat16 activations: gradients no farther off than PyTorch's own in bfloat16", async () => {
+    const { rows } = await golden(family);
+    const setup = { precision: "bf16", activations: "bfloat16" } as const;
+    const [rounded, exact] = [await openFamily(family, { setup }), await openFamily(family)];
+    copyWeights(exact, rounded);
+    const want = exact.gradients(rows);
+    const { loss, gradient } = rounded.gradients(rows);
+    expect(Math.abs(loss - want.loss)).toBeLessThan(1e-2);
+    expect(farGradients(rounded, gradient, want.gradient, torchError)).toEqual([]);
+    exact.close();
+    rounded.close();
+  });
+
+  test("with bfloat16 activations over float32 weights, and with an adapter: about as far as autocast's", async () => {
+    const { json, rows, floats } = await golden(family);
+    const setup = { precision: "mixed", activations: "bfloat16" } as const;
+    const opened = await openFamily(family, { setup });
+    const { loss, gradient } = opened.gradients(rows);
+    expect(Math.abs(loss - json.loss)).toBeLessThan(1e-2);
+    expect(farGradients(opened, gradient, (name) => floats(`grad.${name}`).values, autocastError)).toEqual(
+      [],
+    );
+    opened.close();
+    const adapted = await openFamily(family, { setup, adapter: join(familyDirectory(family), "lora") });
+    const lora = adapted.gradients(rows);
+    expect(Math.abs(lora.loss - json.lora_loss)).toBeLessThan(1e-2);
+    for (const name of adapted.memory.trained.layout.parameters.keys())
+      expect(relativeError(lora.gradient(name), floats(`lora.grad.${name}`).values)).toBeLessThan(
+        adapterError,
+      );
+    adapted.close();
+  });
+
   test("over five steps of AdamW: losses and gradient norms", async () => {
     const { json, rows } = await golden(family);
     const {
@@ -123,17 +156,31 @@ describe.each([...families])("%s equals PyTorch", (family) => {
   });
 });
 
+/** The largest relative error of a parameter's gradient that torch 2.13 and transformers 5.18 make on these checkpoints and
+ *  rows (biases of keys aside: 7.1 %): the model in bfloat16 throughout beside float32 on the same weights, 3.0 % to 4.1 % by
+ *  family, 2.0 % to 3.0 % in the mean (ours: 1.9 % to 3.4 %, and 1.4 % to 2.5 %). */
+const torchError = 4.2e-2;
+/** Autocast on float32 weights, whose residual stream and norms stay in float32, errs by 3.4 % to 4.3 % (ours, which rounds
+ *  them: 2.8 % to 4.4 %). */
+const autocastError = 5e-2;
+/** Of adapters: PyTorch's 3.6 % to 4.1 % in autocast and 3.8 % to 5.0 % in bfloat16 throughout; ours 3.4 % to 5.9 %. */
+const adapterError = 8e-2;
+
 /** Parameters whose gradients differ by more than bfloat16 explains. A key bias adds nearly the same to all scores of a
  *  query, so its gradient is what is left of terms that cancel: it gets twice the room. */
 function farGradients(
   { memory }: Opened,
   got: (name: string) => ArrayLike<number>,
   want: (name: string) => ArrayLike<number>,
+  most = 3e-2,
 ) {
   return [...memory.base.layout.parameters.keys()].flatMap((name) => {
     const room = name.endsWith("k_proj.bias") ? 2 : 1;
     const [near, error] = [cosine(got(name), want(name)), relativeError(got(name), want(name))];
-    return 1 - near <= 1e-3 * room && error <= 3e-2 * room ? [] : [{ name, near, error }];
+    // Of two vectors of one length, 1 - cosine is half the square of their distance.
+    return 1 - near <= Math.max(1e-3, most ** 2 / 2) * room && error <= most * room
+      ? []
+      : [{ name, near, error }];
   });
 }
 

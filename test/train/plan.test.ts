@@ -61,11 +61,14 @@ async function dataOf(lengths: number[]) {
 
 describe("the plan's bytes", () => {
   test("are those that the arenas take, to the byte", () => {
-    for (const lora of [
-      null,
-      { rank: 4, alpha: 8, dropout: 0.1, targets: ["q_proj", "up_proj"], rsLora: false },
-    ]) {
-      const setup = { ...defaultSetup(tiny, 64), precision: "bf16", lora } as const;
+    const adapted = { rank: 4, alpha: 8, dropout: 0.1, targets: ["q_proj", "up_proj"], rsLora: false };
+    for (const [activations, lora] of [
+      ["float32", null],
+      ["float32", adapted],
+      ["bfloat16", null],
+      ["bfloat16", adapted],
+    ] as const) {
+      const setup = { ...defaultSetup(tiny, 64), precision: "bf16", activations, lora } as const;
       const planned = planMemory(device, tiny, setup);
       const taken: Record<string, number> = {};
       const take = Arena.prototype.take;
@@ -87,13 +90,20 @@ describe("the plan's bytes", () => {
   });
 
   test("are all that a step of long documents takes: arenas, and scratch of the ops, which grows no more", () => {
-    for (const [precision, headCount, maxTokens] of [
-      ["bf16", 4, 3000],
-      ["float32", 2, 1500],
+    for (const [precision, activations, headCount, maxTokens] of [
+      ["bf16", "float32", 4, 3000],
+      ["bf16", "bfloat16", 4, 3000],
+      ["float32", "float32", 2, 1500],
     ] as const) {
       const own = Device.open(libraryPath("cpu"), { threads: 2 });
       const wide = { ...tiny, layerCount: 1, windows: [0], headCount, headDim: 32, maxPositions: maxTokens };
-      const setup = { ...defaultSetup(wide, maxTokens), precision, positions: maxTokens / 2, chunkRows: 64 };
+      const setup = {
+        ...defaultSetup(wide, maxTokens),
+        precision,
+        activations,
+        positions: maxTokens / 2,
+        chunkRows: 64,
+      };
       const planned = planMemory(own, wide, setup);
       let allocated = 0;
       const allocate = Device.prototype.allocate;
@@ -160,6 +170,24 @@ describe("the plan's bytes", () => {
     expect(sizes).toEqual(sizes.toSorted((a, b) => b - a));
     expect(sizes[3]!).toBeLessThan(sizes[0]! / 6);
   });
+
+  test("of LLaMA-7B's activations halve in bfloat16, but for logits and sums", () => {
+    const bytes = (activations: "float32" | "bfloat16", chunkRows = 256) =>
+      planMemory(device, llama7b, {
+        ...defaultSetup(llama7b, 2048),
+        precision: "bf16",
+        activations,
+        chunkRows,
+      }).activations;
+    const [D, F, V, T, layers] = [4096, 11008, 32000, 2048, 32];
+    // A layer keeps x, h1, mid, h2, attention (D each), q, k, v (3 D), gate and up (2 F), their product (F); lse beside.
+    const kept = T * (layers * (8 * D + 3 * F) + D);
+    // What flows back: dx, branch, dh, dq, dk, dv, dattended; the head has norm(x), selected rows and their gradient.
+    const flow = T * (7 * D + 3 * F) + 3 * T * D;
+    expect(bytes("float32") / (4 * (kept + flow + 256 * V))).toBeCloseTo(1, 2);
+    expect(bytes("bfloat16") / (2 * (kept + flow) + 4 * 256 * (V + D))).toBeCloseTo(1, 2);
+    expect(bytes("bfloat16", 1) / bytes("float32", 1)).toBeCloseTo(0.5, 2);
+  });
 });
 
 describe("a plan", () => {
@@ -172,6 +200,17 @@ describe("a plan", () => {
     const perToken = 6 * (3 * (64 * (64 + 64) + 64 * 64 + 3 * 64 * 96) + 128 * 64 * (178 / 178));
     expect(plan.flops).toBeGreaterThan(2 * 178 * perToken * 0.99);
     expect(plan.flops).toBeLessThan(2 * 178 * perToken * 1.3);
+    // On the CPU activations are float32 by default; what bfloat16 would save is what it does save.
+    const half = planRun({
+      recipe: recipe("activations=bfloat16"),
+      config: tiny,
+      dataset,
+      device,
+      measure: false,
+    });
+    expect(plan.activations).toEqual({ type: "float32", savedBytes: plan.totalBytes - half.totalBytes });
+    expect(half.activations).toEqual({ type: "bfloat16", savedBytes: null });
+    expect(half.totalBytes).toBeLessThan(plan.totalBytes);
     dataset.close();
   });
 
@@ -199,6 +238,10 @@ describe("a plan", () => {
     expect(change(170e9)).toMatch(/^recompute = "norm\+swiglu", which needs 1\d\d\.\d GiB$/);
     expect(change(130e9)).toMatch(/^recompute = "block", which needs/);
     expect(change(95e9)).toMatch(/^precision = "bf16"/);
+    const recomputed = recipe("sequence_length=2048", "recompute=block");
+    expect(fittingChange({ recipe: recomputed, config: llama7b, device }, 71e9)).toMatch(
+      /^activations = "bfloat16", which needs 6\d\.\d GiB$/,
+    );
   });
 });
 

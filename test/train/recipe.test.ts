@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { parseRecipe } from "../../src/train/recipe.ts";
+import { activationsOf } from "../../src/train/run_options.ts";
 
 const least = `
 output = "out"
@@ -34,6 +35,9 @@ describe("a recipe", () => {
       /LoRA is not offered on lm_head; train it in full/,
     );
     expect(() => parse(least, "precision=float32", "gradients=bfloat16")).toThrow(/needs precision = "bf16"/);
+    expect(() => parse(least, "precision=float32", "activations=bfloat16")).toThrow(
+      /activations = "bfloat16" needs precision = "bf16" or "mixed"/,
+    );
     expect(parse(least, "method.type=kto").method).toEqual({
       type: "kto",
       beta: 0.1,
@@ -59,6 +63,18 @@ describe("a recipe", () => {
     expect(parse(least, "steps=3").epochs).toBeUndefined();
     expect(() => parse(least, "epochs")).toThrow(/key\.key=value/);
     expect(() => parse(least, "output.x=1")).toThrow(/output is a value/);
+  });
+
+  test("keeps activations in bfloat16 on GPUs whose products are in bfloat16, unless it says otherwise", () => {
+    const activations = (...settings: string[]) => activationsOf(parse(least, ...settings));
+    expect(activations()).toBe("float32");
+    expect(activations("activations=bfloat16")).toBe("bfloat16");
+    for (const device of ["cuda", "cuda:1", "emu"]) {
+      expect(activations(`device=${device}`)).toBe("bfloat16");
+      expect(activations(`device=${device}`, "precision=mixed")).toBe("bfloat16");
+      expect(activations(`device=${device}`, "precision=float32")).toBe("float32");
+      expect(activations(`device=${device}`, "activations=float32")).toBe("float32");
+    }
   });
 
   test("that is not TOML is refused with the parser's reason", () => {

@@ -101,15 +101,19 @@ async function setUp(...settings: string[]) {
 }
 
 describe("a run of a small random model over 32 dialogues", () => {
-  test.each(["float32", "bf16"])(
-    "in %s memorises them; the marker decides the answer; the engine serves what was trained",
-    async (precision) => {
+  test.each([
+    ["float32", []],
+    ["bf16", []],
+    ["bf16", ["activations=bfloat16"]],
+  ] as [string, string[]][])(
+    "in %s %p memorises them; the marker decides the answer; the engine serves what was trained",
+    async (precision, settings) => {
       const prompts = questions.map((question) => ({
         ids: [1, good, ...question],
         tokensMax: 6,
         stopIds: [end],
       }));
-      const { options, events, losses } = await setUp("steps=90", `precision=${precision}`);
+      const { options, events, losses } = await setUp("steps=90", `precision=${precision}`, ...settings);
       const exported = await runTraining({ ...options, prompts });
       expect(losses()[0]!).toBeGreaterThan(3.5);
       expect(losses().at(-1)!).toBeLessThan(0.05);
@@ -172,6 +176,24 @@ describe("a run that is stopped", () => {
       /"type":"step","step":(\d+)/g,
     );
     expect([...steps].map(([, step]) => Number(step))).toEqual(straight.losses().map((_, i) => i + 1));
+  });
+
+  test("may go on with activations of another type, which no checkpoint holds", async () => {
+    const settings = ["epochs=6", "rows_per_step=2", "checkpoint.interval=2"];
+    const straight = await setUp(...settings);
+    await runTraining(straight.options);
+    const broken = await setUp(...settings);
+    const stop = new AbortController();
+    const onEvent = (event: TrainEvent) => {
+      broken.events.push(event);
+      if (event.type === "step" && event.step === 4) stop.abort("asked to");
+    };
+    await runTraining({ ...broken.options, onEvent, stop: stop.signal });
+    const recipe = { ...broken.options.recipe, activations: "bfloat16" } as const;
+    await runTraining({ ...broken.options, recipe, resume: true });
+    expect(broken.losses().slice(0, 4)).toEqual(straight.losses().slice(0, 4));
+    expect(broken.losses().at(-1)).not.toBe(straight.losses().at(-1));
+    broken.losses().forEach((loss, i) => expect(Math.abs(loss - straight.losses()[i]!)).toBeLessThan(2e-2));
   });
 
   test("does not go on with other data or another size of step", async () => {

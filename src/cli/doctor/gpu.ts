@@ -147,11 +147,18 @@ function measured(path: string, { ordinal }: CudaDevice): Finding[] {
     const device = Device.open(path, { ordinal });
     const { bandwidth, float32, bfloat16 } = device.measure();
     device.close();
+    const products = `bfloat16 products of many rows by ${device.info.gemm}`;
     const text = `${bandwidth.toFixed(0)} GB/s memory reads, ${(float32 / 1000).toFixed(1)} TFLOP/s float32, ${(bfloat16 / 1000).toFixed(0)} TFLOP/s bfloat16`;
     const limit = `a model of N GB of weights decodes at most ${bandwidth.toFixed(0)}/N tokens/s for one stream`;
     return [
       { name, ok: true, text, values: { ordinal, bandwidth, float32, bfloat16 } },
       { name: `gpu ${ordinal} limit`, ok: true, text: limit },
+      {
+        name: `gpu ${ordinal} products`,
+        ok: true,
+        text: products,
+        values: { ordinal, gemm: device.info.gemm },
+      },
     ];
   } catch (error) {
     return [

@@ -48,6 +48,15 @@ describe("training gives the same bits", () => {
     }
   });
 
+  test("on 8 ranks, one of which has one row more than the others", async () => {
+    const [one, eight] = [
+      await finished(1, ["rows_per_step=9", "zero=2"]),
+      await finished(8, ["rows_per_step=9", "zero=3"]),
+    ];
+    expect(eight.losses()).toEqual(one.losses());
+    expect(eight.weights()).toBe(one.weights());
+  });
+
   test("in stages 0 and 1 for the same world, and to 1e-6 those of stage 2", async () => {
     const [none, first, second] = [
       await finished(2, ["zero=0"]),
@@ -78,6 +87,11 @@ describe("training gives the same bits", () => {
       "a tied head, dropout, split masters and recomputed blocks",
       tied,
       ["precision=bf16", "dropout.residual=0.1", "recompute=block"],
+    ],
+    [
+      "bfloat16 activations",
+      folder,
+      ["precision=bf16", "activations=bfloat16", "gradients=float32", "export_dtype=bfloat16"],
     ],
     ["LoRA over sharded weights", folder, ["lora.rank=2", "lora.dropout=0.1"]],
     ["DPO, whose head runs twice", folder, ["method.type=dpo", "rows_per_step=2"]],
