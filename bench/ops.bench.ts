@@ -34,7 +34,7 @@ function cases(): Case[] {
   const { D, F, H, G, E } = MODEL;
   const dtype = "f32" as const;
   const list: Case[] = [];
-  for (const wtype of ["bf16", "f32"] as const) {
+  for (const wtype of ["bf16", "q8", "q4", "f32"] as const) {
     for (const T of quick ? [1, 32, 512] : [1, 2, 4, 8, 16, 32, 128, 512]) {
       const copies = T <= 32 ? 0 : 1;
       for (const [N, K] of [
@@ -42,7 +42,7 @@ function cases(): Case[] {
         [2 * F, D],
         [D, F],
       ] as const) {
-        const bytes = N * K * (wtype === "bf16" ? 2 : 4);
+        const bytes = N * K * { f32: 4, bf16: 2, q8: 34 / 32, q4: 18 / 32 }[wtype];
         list.push(
           matmulCase({ T, N, K, wtype, dtype, copies: copies || Math.ceil(LARGER_THAN_CACHES / bytes) }),
         );
@@ -65,9 +65,12 @@ function cases(): Case[] {
         ...attention,
       }),
     );
-  list.push(attentionCase({ sequences: [{ queries: 512, length: 512 }], ...attention }));
-  list.push(attentionCase({ sequences: [{ queries: 1, length: 2048 }], ...attention }));
-  list.push(attentionCase({ sequences: [{ queries: 1, length: 2048 }], ...attention, H: 32, G: 4 }));
+  for (const ctype of ["bf16", "f8"] as const)
+    list.push(
+      attentionCase({ sequences: [{ queries: 512, length: 512 }], ...attention, ctype }),
+      attentionCase({ sequences: [{ queries: 1, length: 2048 }], ...attention, ctype }),
+      attentionCase({ sequences: [{ queries: 1, length: 2048 }], ...attention, H: 32, G: 4, ctype }),
+    );
   return list;
 }
 
@@ -159,7 +162,7 @@ function timeCall(call: () => void, before: () => void = () => {}): number {
 
 function report(each: Case, seconds: number): void {
   const [gbs, gflops] = [(each.bytes / seconds) * 1e-9, (each.flops / seconds) * 1e-9];
-  const peak = each.name.includes("bf16") ? bf16Peak : f32Peak;
+  const peak = /bf16|q8|q4/.test(each.name) ? bf16Peak : f32Peak;
   const percent = (part: number, whole: number) => `${Math.round((part / whole) * 100)}`;
   print([
     each.name,

@@ -6,6 +6,7 @@
 // blocks are merged in ascending order. Keys that a row may not see count exactly 0, and a block without visible keys
 // is left out, so a row's bits depend on its position and window alone, never on how rows were grouped into tiles.
 #include "cache.h"
+#include "cache_check.h"
 #include "device.h"
 
 namespace KOALA_NS {
@@ -14,6 +15,7 @@ namespace {
 
 constexpr int ROWS = 8;
 constexpr int BLOCK = 512;
+constexpr int PIECE = 64;  // dims of f8 keys that are expanded together, so that all stays in first-level cache
 static_assert(BLOCK % PANEL == 0, "a block of keys is whole panels");
 
 struct Call {
@@ -32,15 +34,20 @@ inline size_t align64(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
 
 /** One thread's memory for a tile. */
 template <class C, class B> struct Workspace {
-  typedef operand_t<C, B> A;
+  typedef operand_t<C, read_t<B>> A;
+  static constexpr bool scaled = Same<B, f8>::value;
   A* query;    // [ROWS, padded E]
   C* scores;   // [ROWS, BLOCK]
   A* weights;  // [ROWS, BLOCK]
   C* block;    // [ROWS, padded E] output of this block
   C* output;   // [ROWS, padded E] merged output
+  float *key_scales, *value_scales;  // f8: [BLOCK]
+  bf16* panels;                      // f8: [WIDE, PIECE * PANEL]
   static size_t bytes(int E) {
     const size_t head = ROWS * padded_head(E), keys = ROWS * BLOCK;
-    return align64(head * sizeof(A)) + align64(keys * sizeof(C)) + align64(keys * sizeof(A)) + 2 * align64(head * sizeof(C));
+    const size_t scales = scaled ? 2 * BLOCK * sizeof(float) + WIDE * PIECE * PANEL * sizeof(bf16) : 0;
+    return align64(head * sizeof(A)) + align64(keys * sizeof(C)) + align64(keys * sizeof(A))
+        + 2 * align64(head * sizeof(C)) + scales;
   }
   Workspace(char* memory, int E) {
     const size_t head = ROWS * padded_head(E), keys = ROWS * BLOCK;
@@ -48,7 +55,8 @@ template <class C, class B> struct Workspace {
     scores = (C*)memory, memory += align64(keys * sizeof(C));
     weights = (A*)memory, memory += align64(keys * sizeof(A));
     block = (C*)memory, memory += align64(head * sizeof(C));
-    output = (C*)memory;
+    output = (C*)memory, memory += align64(head * sizeof(C));
+    key_scales = (float*)memory, value_scales = key_scales + BLOCK, panels = (bf16*)(value_scales + BLOCK);
   }
 };
 
@@ -64,29 +72,54 @@ template <class C> inline C exp_one(C x) {
   else return __builtin_exp(x);
 }
 
+/** `pairs` times 32 pairs of a panel as bf16; what is no f8 stays where it lies. */
+template <class B> inline const B* expand_part(bf16*, const B* panel, int) { return panel; }
+inline const bf16* expand_part(bf16* to, const f8* panel, int pairs) {
+  expand_pairs(to, panel, pairs * PANEL);
+  return to;
+}
+
+/** The scales of keys [from, to), whole panels, whatever lies behind the last key. */
+inline void load_scales(const Call& call, const Item& item, const f8* cache, float* scales, int base, int from,
+    int to) {
+  const int P = call.cache.P;
+  const int32_t* pages = call.pages + (size_t)item.s * call.M;
+  for (int j = from; j < to; j += PANEL)
+    memcpy(scales + (j - base), page_scales(cache, call.cache, pages[j / P], item.g) + j % P, PANEL * sizeof(float));
+}
+
 /** Scores of keys [from, to) of block `base`; whole panels, whatever lies behind the last key. */
 template <class C, class B>
 inline void score_block(const Call& call, const Item& item, const B* keys, Workspace<C, B>& w, int base, int from,
     int to) {
-  const int P = call.cache.P, E = padded_k<B>(call.cache.E), stride = padded_head(call.cache.E);
+  typedef read_t<B> R;
+  const int P = call.cache.P, E = padded_k<R>(call.cache.E), stride = padded_head(call.cache.E);
   const int32_t* pages = call.pages + (size_t)item.s * call.M;
   for (int j = from, taken; j < to; j += taken * PANEL) {
     taken = item.rows == 1 && j + (WIDE - 1) * PANEL < to ? WIDE : 1;
     const B* panels[WIDE];
     for (int p = 0, i = j; p < taken; p++, i += PANEL) panels[p] = key_panel(keys, call.cache, pages[i / P], item.g,
         i % P);
-    if (taken > 1) multiply_wide<C, B>(w.query, panels, E, w.scores + (j - base), false);
-    else multiply_panel<C, B>(item.rows, w.query, stride, panels[0], E, w.scores + (j - base), BLOCK, false);
+    for (int e = 0, n; e < E; e += n) {
+      const R* parts[WIDE];
+      n = Workspace<C, B>::scaled && E - e > PIECE ? PIECE : E - e;
+      for (int p = 0; p < taken; p++) parts[p] = expand_part(w.panels + p * PIECE * PANEL, panels[p] + e * PANEL, n / 2);
+      if (taken > 1) multiply_wide<C, R>(w.query + e, parts, n, w.scores + (j - base), e > 0);
+      else multiply_panel<C, R>(item.rows, w.query + e, stride, parts[0], n, w.scores + (j - base), BLOCK, e > 0);
+    }
   }
 }
 
-/** exp(scale * score - maximum) of one row over [from, to), 0 where the row may not look. Returns the sum by lanes. */
+/** exp(scale * score - maximum) of one row over [from, to), 0 where the row may not look. Returns the sum by lanes. With
+ *  f8, scores are of codes and weights become those of codes: `w` has the scales. */
 template <class C, class B>
-inline C weigh_row(C* scores, operand_t<C, B>* weights, int from, int to, int first, int last, float scale,
-    C* maximum) {
+inline C weigh_row(C* scores, operand_t<C, read_t<B>>* weights, const Workspace<C, B>& w, int from, int to, int first,
+    int last, float scale, C* maximum) {
   typedef vector_t<C> V;
   const C hidden = -__builtin_inf();
   const int begin = from & ~(PANEL - 1), end = (to + PANEL - 1) & ~(PANEL - 1);
+  if constexpr (Workspace<C, B>::scaled)
+    for (int j = begin; j < end; j += W) store(scores + j, load(scores + j) * load(w.key_scales + j));
   for (int j = begin; j < first; j++) scores[j] = hidden;
   for (int j = last + 1; j < end; j++) scores[j] = hidden;
   V top = splat(hidden);
@@ -100,7 +133,9 @@ inline C weigh_row(C* scores, operand_t<C, B>* weights, int from, int to, int fi
   for (int j = begin; j < end; j += W) {
     V p = exp(load(scores + j) - splat(*maximum));
     sum += p;
-    if constexpr (Same<B, bf16>::value && Same<operand_t<C, B>, float>::value) p = round_to_bf16(p);
+    // A hidden key's scale belongs to nobody and may be NaN.
+    if constexpr (Workspace<C, B>::scaled) p = p == 0.f ? p : p * load(w.value_scales + j);
+    if constexpr (Same<read_t<B>, bf16>::value && Same<operand_t<C, read_t<B>>, float>::value) p = round_to_bf16(p);
     store(weights + j, p);
   }
   return sum_lanes<C>(sum);
@@ -123,6 +158,17 @@ inline void mix_run(int rows, const operand_t<C, B>* weights, const B* const* pa
   }
 }
 
+/** The same for up to 32 tokens of f8. What stands behind the last has a weight of 0, and codes are finite. */
+template <class C>
+inline void mix_run(int rows, const operand_t<C, bf16>* weights, const f8* const* panels, int n, int count, C* out,
+    int stride, bool resume, bf16* memory) {
+  const bf16* expanded[WIDE];
+  const int whole = (count + 1) & ~1;
+  for (int p = 0; p < n; p++) expanded[p] = expand_part(memory + p * PIECE * PANEL, panels[p], whole / 2);
+  if (n > 1) multiply_wide<C, bf16>(weights, expanded, whole, out, resume);
+  else multiply_panel<C, bf16>(rows, weights, BLOCK, expanded[0], whole, out, stride, resume);
+}
+
 /** block[rows, E] = weights x values over keys [from, to): one chain a column, page by page. */
 template <class C, class B>
 inline void mix_values(const Call& call, const Item& item, const B* values, Workspace<C, B>& w, int base, int from,
@@ -131,11 +177,15 @@ inline void mix_values(const Call& call, const Item& item, const B* values, Work
   const int32_t* pages = call.pages + (size_t)item.s * call.M;
   for (int d = 0, taken; d < panels; d += taken) {
     taken = item.rows == 1 && d + WIDE <= panels ? WIDE : 1;
+    const int run = Workspace<C, B>::scaled ? PANEL : P;
     for (int j = from, end; j < to; j = end) {
-      end = (j / P + 1) * P < to ? (j / P + 1) * P : to;
+      end = (j / run + 1) * run < to ? (j / run + 1) * run : to;
       const B* at[WIDE];
       for (int p = 0; p < taken; p++) at[p] = value_panel(values, call.cache, pages[j / P], item.g, d + p, j % P);
-      mix_run<C, B>(item.rows, w.weights + (j - base), at, taken, end - j, w.block + d * PANEL, stride, j > from);
+      C* out = w.block + d * PANEL;
+      if constexpr (Workspace<C, B>::scaled)
+        mix_run<C>(item.rows, w.weights + (j - base), at, taken, end - j, out, stride, j > from, w.panels);
+      else mix_run<C, B>(item.rows, w.weights + (j - base), at, taken, end - j, out, stride, j > from);
     }
   }
 }
@@ -163,8 +213,8 @@ inline void load_tile(const Call& call, const Item& item, const T* qkv, Workspac
   const int tokens = call.starts[item.s + 1] - call.starts[item.s], past = call.lengths[item.s] - tokens;
   for (int i = 0; i < item.rows; i++) {
     const int token = (item.row + i) / group, head = item.g * group + (item.row + i) % group, position = past + token;
-    make_operand<C, B>(w.query + i * stride, qkv + (call.starts[item.s] + token) * width + (size_t)head * E, E,
-        padded_k<B>(E));
+    make_operand<C, read_t<B>>(w.query + i * stride, qkv + (call.starts[item.s] + token) * width + (size_t)head * E, E,
+        padded_k<read_t<B>>(E));
     const int low = call.window > 0 && position >= call.window ? position - call.window + 1 : 0;
     state[i] = {low, position, 0, 0, false};
   }
@@ -181,13 +231,17 @@ void attend_tile(const Call& call, const Item& item, T* y, const T* qkv, const B
   for (int base = first / BLOCK * BLOCK; base <= last; base += BLOCK) {
     const int from = base > first ? base : first, to = base + BLOCK <= last ? base + BLOCK : last + 1;
     score_block<C, B>(call, item, keys, w, base, from, to);
+    if constexpr (Workspace<C, B>::scaled) {
+      load_scales(call, item, keys, w.key_scales, base, from, to);
+      load_scales(call, item, values, w.value_scales, base, from, to);
+    }
     C maxima[ROWS] = {}, sums[ROWS] = {};
     for (int i = 0; i < item.rows; i++) {
       C* scores = w.scores + i * BLOCK;
       auto* weights = w.weights + i * BLOCK;
       const int low = state[i].low > from ? state[i].low : from, high = state[i].high < to - 1 ? state[i].high
           : to - 1;
-      if (low <= high) sums[i] = weigh_row<C, B>(scores, weights, from - base, to - base, low - base, high - base,
+      if (low <= high) sums[i] = weigh_row<C, B>(scores, weights, w, from - base, to - base, low - base, high - base,
           call.scale, &maxima[i]);
       else memset(weights + (from - base), 0, (((to - from + 1) & ~1)) * sizeof *weights);
     }
@@ -247,6 +301,7 @@ int32_t attention(koala_device* dev, void* y, const void* qkv, const void* keys,
     if (ctype == KOALA_BF16) return attend<C>(dev, call, to, from, (const bf16*)keys, (const bf16*)values);
     if constexpr (Same<C, double>::value) return attend<C>(dev, call, to, from, (const double*)keys,
         (const double*)values);
+    else if (ctype == KOALA_F8) return attend<C>(dev, call, to, from, (const f8*)keys, (const f8*)values);
     return fail("koala_attention: an f64 cache needs f64 activations, and these are %s.", type_name(dtype));
   });
 }
@@ -273,8 +328,7 @@ int32_t koala_attention(koala_device* dev, void* y, const void* qkv, const void*
   REQUIRE(H % G == 0, "koala_attention: %d query heads cannot share %d key/value heads evenly.", H, G);
   REQUIRE_POSITIVE("attention", E);
   REQUIRE(scale > 0 && scale < 1e30f, "koala_attention: the scale is %g and must be a positive number.", scale);
-  REQUIRE_TYPE("attention", ctype);
-  REQUIRE_TYPE("attention", dtype);
+  REQUIRE_CACHE_TYPES("attention", ctype, dtype);
   for (int s = 0; s < S; s++) {
     REQUIRE(starts[s] >= 0 && starts[s] <= starts[s + 1],
         "koala_attention: starts must ascend from 0, and sequence %d runs from %d to %d.", s, starts[s],

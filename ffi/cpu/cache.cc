@@ -1,5 +1,6 @@
 // Writes new keys and values into their pages, in the layout of cache.h.
 #include "cache.h"
+#include "cache_check.h"
 
 #include "device.h"
 
@@ -44,6 +45,17 @@ template <class B, class T> inline void write_value(B* head, const T* value, int
   }
 }
 
+/** One token's head in f8: its lane of a key panel, or its row of the value panels; and its scale. */
+template <class T> inline void write_f8(f8* at, float* scale, const T* head, int E, int P, int offset, bool is_value) {
+  *scale = e4m3_scale(head, E);
+  for (int e = 0; e < E; e += W) {
+    const vu codes = e4m3_bits(load_row(head, e, E) / splat(*scale));
+    for (int i = e; i < e + W && i < E; i++)
+      at[is_value ? (size_t)(i / PANEL) * PANEL * P + (offset & ~1) * PANEL + i % PANEL * 2 + (offset & 1)
+                  : (size_t)(i & ~1) * PANEL + offset % PANEL * 2 + (i & 1)] = {(uint8_t)codes[i - e]};
+  }
+}
+
 template <class B, class T>
 void write(koala_device* dev, B* keys, B* values, const T* qkv, const int32_t* slots, int n, int H,
     const CacheShape& c) {
@@ -56,7 +68,11 @@ void write(koala_device* dev, B* keys, B* values, const T* qkv, const int32_t* s
       for (int t = 0; t < n; t++) {
         const size_t page = slots[t] / c.P;
         const int offset = slots[t] % c.P;
-        if (item & 1) write_value(const_cast<B*>(value_panel(values, c, page, g, 0, 0)), source + t * width, c.E, c.P,
+        if constexpr (Same<B, f8>::value) {
+          f8* cache = item & 1 ? values : keys;
+          write_f8(const_cast<f8*>(item & 1 ? value_panel(cache, c, page, g, 0, 0) : key_panel(cache, c, page, g, offset)),
+              const_cast<float*>(page_scales(cache, c, page, g)) + offset, source + t * width, c.E, c.P, offset, item & 1);
+        } else if (item & 1) write_value(const_cast<B*>(value_panel(values, c, page, g, 0, 0)), source + t * width, c.E, c.P,
             offset);
         else write_key(const_cast<B*>(key_panel(keys, c, page, g, offset)), source + t * width, c.E, offset % PANEL);
       }
@@ -71,6 +87,11 @@ int32_t cache_write(koala_device* dev, void* keys, void* values, const void* qkv
   const CacheShape shape = {P, G, E};
   return with_type(dtype, [&](auto element) -> int32_t {
     typedef decltype(element) El;
+    if constexpr (!Same<El, double>::value)
+      if (ctype == KOALA_F8) {
+        write(dev, (f8*)keys, (f8*)values, (const El*)qkv, slots, T, H, shape);
+        return 0;
+      }
     return with_type(ctype, [&](auto cached) -> int32_t {
       typedef decltype(cached) B;
       write(dev, (B*)keys, (B*)values, (const El*)qkv, slots, T, H, shape);
@@ -89,8 +110,10 @@ int32_t koala_cache_page_bytes(koala_device* dev, double* bytes, int32_t P, int3
       P);
   REQUIRE_POSITIVE("cache_page_bytes", G);
   REQUIRE_POSITIVE("cache_page_bytes", E);
-  REQUIRE_TYPE("cache_page_bytes", ctype);
-  *bytes = (double)KOALA_NS::CacheShape{P, G, E}.page_elements() * type_bytes(ctype);
+  REQUIRE_CACHE_TYPE("cache_page_bytes", ctype);
+  const KOALA_NS::CacheShape shape = {P, G, E};
+  *bytes = ctype == KOALA_F8 ? (double)KOALA_NS::page_stride<KOALA_NS::f8>(shape)
+                             : (double)shape.page_elements() * type_bytes(ctype);
   return 0;
 }
 
@@ -106,8 +129,7 @@ int32_t koala_cache_write(koala_device* dev, void* keys, void* values, const voi
   REQUIRE_POSITIVE("cache_write", G);
   REQUIRE_POSITIVE("cache_write", E);
   REQUIRE(P > 0 && P % 32 == 0, "koala_cache_write: a page has %d tokens; it must be a positive multiple of 32.", P);
-  REQUIRE_TYPE("cache_write", ctype);
-  REQUIRE_TYPE("cache_write", dtype);
+  REQUIRE_CACHE_TYPES("cache_write", ctype, dtype);
   for (int t = 0; t < T; t++) REQUIRE(slots[t] >= 0, "koala_cache_write: slot %d of row %d is negative.", slots[t],
       t);
   return dev->kernels->cache_write(dev, keys, values, qkv, slots, T, H, G, E, P, ctype, dtype);

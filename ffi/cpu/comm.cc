@@ -38,6 +38,7 @@ struct Operation {
 
 struct alignas(64) RankCell {
   uint64_t arrived;  // barriers that this rank has reached
+  uint64_t rested;   // the last of them after which it reads no slot any more; kept by transports that free their slots
   uint32_t joined;
   Operation operation[2];  // of odd and even barriers
 };
@@ -123,6 +124,25 @@ template <class F> int32_t wait_for_all(koala_comm* c, double timeout_s, F&& rea
 }
 
 }  // namespace
+
+void comm_rest(koala_comm* c) {
+  RankCell& own = c->header->ranks[c->rank];
+  __atomic_store_n(&own.rested, own.arrived, __ATOMIC_RELEASE);
+}
+
+void comm_outlast_readers(koala_comm* c, double timeout_s) {
+  const int64_t deadline = clock_ns() + (int64_t)(timeout_s * 1e9);
+  for (int r = 0; r < c->world; r++) {
+    RankCell& cell = c->header->ranks[r];
+    const auto reads = [&] {
+      const uint64_t rested = __atomic_load_n(&cell.rested, __ATOMIC_ACQUIRE);
+      // After a failure nobody passes another meeting.
+      const bool failed = __atomic_load_n(&c->header->failed, __ATOMIC_ACQUIRE) != 0;
+      return rested < c->barriers && !(failed && rested >= __atomic_load_n(&cell.arrived, __ATOMIC_ACQUIRE));
+    };
+    while (r != c->rank && reads() && !has_left(c, r) && clock_ns() < deadline) usleep(50);
+  }
+}
 
 int32_t comm_look(koala_comm* c) { return __atomic_load_n(&c->header->failed, __ATOMIC_ACQUIRE) ? report_failure(c) : 0; }
 

@@ -69,6 +69,10 @@ static inline int64_t clock_ns() {
 
 /** Waits for all ranks; afterwards what they wrote to the halves they held before is visible. */
 int32_t comm_meet(koala_comm* c, const Collective& collective);
+/** This rank reads no other's slot until it meets them again. */
+void comm_rest(koala_comm* c);
+/** Waits until no other rank reads this one's slot, at most timeout_s. */
+void comm_outlast_readers(koala_comm* c, double timeout_s);
 /** -1 with a sentence, if a rank was given up. */
 int32_t comm_look(koala_comm* c);
 /** A rank whose process has ended or closed its communicator, or -1; it may have done all that was asked of it. */

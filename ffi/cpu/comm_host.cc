@@ -28,7 +28,7 @@ const CommTransport* comm_transport(const char* name) {
 int32_t koala_comm_offer(koala_device* dev, char* json, int32_t bytes) {
   REQUIRE_POINTER("comm_offer", dev);
   REQUIRE_POINTER("comm_offer", json);
-  const int n = snprintf(json, bytes > 0 ? bytes : 0, "{\"nccl\":\"\",\"device\":\"\",\"name\":\"\"}");
+  const int n = snprintf(json, bytes > 0 ? bytes : 0, "{\"nccl\":\"\",\"device\":\"\",\"name\":\"\",\"peers\":[]}");
   REQUIRE(n < bytes, "koala_comm_offer: the offer takes %d bytes and the buffer has %d.", n + 1, bytes);
   return 0;
 }

@@ -4,6 +4,7 @@
 // and an odd last k are zero. Threads take runs of panels; within a run, blocks of x rows stay in the second-level
 // cache while panels stream by, and each panel is used for all rows of the block before the next one.
 #include "device.h"
+#include "quantised.h"
 #include "tile.h"
 #include "transpose.h"
 
@@ -12,7 +13,6 @@ namespace KOALA_NS {
 namespace {
 
 constexpr int BLOCK_ROWS = 192;   // rows of x that share one pass over the panels
-constexpr int BLOCK_K = 3072;     // longest k range of one pass: 8 rows of operand stay in the first-level cache
 constexpr int PACK_AHEAD = 512;   // bytes of a row that packing fetches ahead
 constexpr int64_t SMALL = 32768;  // elements of x that each thread rather converts itself than waits for
 
@@ -31,26 +31,47 @@ inline void finish_row(T* y, const C* c, const T* bias, int n, bool accumulate) 
   }
 }
 
-/** One block of rows times panels [begin, end). `a` are all operands; `sums` has room for BLOCK_ROWS x 32. */
-template <class C, class B, class T>
-void multiply_block(T* y, const operand_t<C, B>* a, size_t lda, const B* packed, const T* bias, const Sizes& s,
-    int row, int rows, int begin, int end, C* sums) {
+/** Panels of elements, multiplied where they lie. */
+template <class B> struct StoredPanels {
+  typedef B Element, Piece;
+  static constexpr int FUSED_ROWS = 0;
+  static constexpr int PIECE_K = 3072;  // 8 rows of operand stay in the first-level cache
+  static constexpr size_t PIECE_BYTES = 0;
+  const B* packed;
+  int K;  // padded
+  inline const B* at(int panel, int k) const { return packed + ((size_t)panel * K + k) * PANEL; }
+  inline const B* piece(int panel, int k, int, char*) const { return at(panel, k); }
+};
+
+/** One block of rows times panels [begin, end). `a` are all operands; `sums` has room for BLOCK_ROWS x 32, and `room`
+ *  for a piece of a panel that is not stored as it is multiplied. */
+template <class C, class P, class T>
+void multiply_block(T* y, const operand_t<C, typename P::Element>* a, size_t lda, const P& panels, const T* bias,
+    const Sizes& s, int row, int rows, int begin, int end, C* sums, char* room) {
+  typedef typename P::Element B;
   const int K = padded_k<B>(s.K);
-  const int k_blocks = (K + BLOCK_K - 1) / BLOCK_K, k_step = ((K + k_blocks - 1) / k_blocks + 63) & ~63;
+  const int k_blocks = (K + P::PIECE_K - 1) / P::PIECE_K, k_step = ((K + k_blocks - 1) / k_blocks + 63) & ~63;
   const int passes = (rows + TILE_ROWS - 1) / TILE_ROWS, pass_rows = (rows + passes - 1) / passes;
   for (int panel = begin; panel < end; panel++) {
     const int column = panel * PANEL, columns = s.N - column < PANEL ? s.N - column : PANEL;
+    if constexpr (P::FUSED_ROWS > 0)
+      if (rows <= P::FUSED_ROWS) {
+        panels.multiply_rows(rows, sums, a + (size_t)row * lda, lda, panel);
+        for (int j = 0; j < rows; j++)
+          finish_row(y + (size_t)(row + j) * s.N + column, sums + j * PANEL, bias ? bias + column : nullptr, columns,
+              s.accumulate);
+        continue;
+      }
     for (int k = 0; k < K; k += k_step) {
       const int depth = K - k < k_step ? K - k : k_step;
-      const B* b = packed + ((size_t)panel * K + k) * PANEL;
+      const typename P::Piece* b = panels.piece(panel, k, depth, room);
       // While the passes of this panel run, fetch what follows it in memory.
-      const char* next = (const char*)(b + (size_t)depth * PANEL);
-      const int lines = passes > 1 ? (int)((size_t)depth * PANEL * sizeof(B) / 64)
-          : 0, share = (lines + passes - 1) / passes;
+      const char *next = (const char*)panels.at(panel, k + depth), *from = (const char*)panels.at(panel, k);
+      const int lines = passes > 1 ? (int)((next - from) / 64) : 0, share = (lines + passes - 1) / passes;
       for (int i = 0, pass = 0; i < rows; i += pass_rows, pass++) {
         const int n = rows - i < pass_rows ? rows - i : pass_rows;
         const int fetched = pass * share, fetch = lines - fetched < share ? lines - fetched : share;
-        multiply_panel<C, B>(n, a + (size_t)(row + i) * lda + k, lda, b, depth, sums + i * PANEL, PANEL, k > 0,
+        multiply_panel<C, typename P::Piece>(n, a + (size_t)(row + i) * lda + k, lda, b, depth, sums + i * PANEL, PANEL, k > 0,
             {next + (size_t)fetched * 64, fetch});
         if (k + k_step < K) continue;
         for (int j = i; j < i + n; j++)
@@ -61,16 +82,17 @@ void multiply_block(T* y, const operand_t<C, B>* a, size_t lda, const B* packed,
   }
 }
 
-template <class C, class B, class T>
-int32_t multiply(koala_device* dev, T* y, const T* x, const B* packed, const T* bias, Sizes s) {
+template <class C, class P, class T>
+int32_t multiply(koala_device* dev, T* y, const T* x, const P& stored, const T* bias, Sizes s) {
+  typedef typename P::Element B;
   typedef operand_t<C, B> A;
   const int K = padded_k<B>(s.K), panels = (s.N + PANEL - 1) / PANEL;
   const bool direct = Same<A, T>::value && K == s.K && (Same<B, bf16>::value ? Same<A, bf16>::value : true);
   const size_t lda = direct ? s.K : K + 32;  // off powers of two: 8 rows at a distance of 4096 bytes share one cache set
   const bool small = (int64_t)s.T * K <= SMALL, wide = (double)s.N * K * (s.T + 8) > 400000;
   const size_t operand_bytes = direct ? 0 : ((size_t)s.T * lda * sizeof(A) + 63) & ~(size_t)63;
-  if (reserve(dev, small ? 0 : operand_bytes, (small ? operand_bytes
-      : 0) + BLOCK_ROWS * PANEL * sizeof(C))) return -1;
+  constexpr size_t sum_bytes = BLOCK_ROWS * PANEL * sizeof(C);
+  if (reserve(dev, small ? 0 : operand_bytes, sum_bytes + P::PIECE_BYTES + (small ? operand_bytes : 0))) return -1;
   if (!direct && !small)
     parallel_for(&dev->pool, wide, s.T, 1 + s.T / (dev->pool.threads * 4), [&](int64_t begin, int64_t end, int) {
       for (int64_t t = begin; t < end; t++) make_operand<C, B>((A*)dev->shared.data + t * lda, x + t * s.K, s.K, K);
@@ -78,16 +100,17 @@ int32_t multiply(koala_device* dev, T* y, const T* x, const B* packed, const T* 
   Counter counter;
   parallel(&dev->pool, wide && panels > 1, [&](int thread) {
     C* sums = (C*)dev->local[thread].data;
+    char* room = dev->local[thread].data + sum_bytes;
     const A* a = (const A*)x;
     if (!direct) {
-      A* own = small ? (A*)(sums + BLOCK_ROWS * PANEL) : (A*)dev->shared.data;
+      A* own = small ? (A*)(room + P::PIECE_BYTES) : (A*)dev->shared.data;
       for (int t = 0; small && t < s.T; t++) make_operand<C, B>(own + t * lda, x + (size_t)t * s.K, s.K, K);
       a = own;
     }
     for (int64_t begin, end; counter.take_share(panels, 3 * dev->pool.threads, &begin, &end);)
       for (int row = 0; row < s.T; row += BLOCK_ROWS)
-        multiply_block<C, B, T>(y, a, lda, packed, bias, s, row, s.T - row < BLOCK_ROWS ? s.T - row : BLOCK_ROWS,
-            (int)begin, (int)end, sums);
+        multiply_block<C, P, T>(y, a, lda, stored, bias, s, row, s.T - row < BLOCK_ROWS ? s.T - row : BLOCK_ROWS,
+            (int)begin, (int)end, sums, room);
   });
   return 0;
 }
@@ -177,13 +200,35 @@ void pack(koala_device* dev, B* packed, const S* weight, int K, int row, int R) 
   });
 }
 
-template <class B>
-void pack_from(koala_device* dev, B* packed, const void* weight, int K, int row, int R, int stype) {
+/** Quantises rows [row, row + R); a float64 is rounded to float32 first. */
+template <class Q, class S>
+void quantise(koala_device* dev, uint8_t* packed, const S* weight, int K, int row, int R) {
+  const QuantisedPanels<Q> panels = {packed, K};
+  const int first = row / PANEL, count = (row + R + PANEL - 1) / PANEL - first;
+  parallel_for(&dev->pool, (int64_t)R * K > 20000, count, 1 + count / (dev->pool.threads * 8), [&](int64_t begin,
+      int64_t end, int) {
+    for (int panel = first + (int)begin; panel < first + end; panel++) {
+      const int from = panel * PANEL < row ? row : panel * PANEL, to = (panel + 1) * PANEL < row + R
+          ? (panel + 1) * PANEL : row + R;
+      for (int k = 0; k < K; k += QUANT_K)
+        for (int n = from; n < to; n++) {
+          float w[QUANT_K];
+          const S* source = weight + (size_t)(n - row) * K + k;
+          __builtin_prefetch((const char*)source + PACK_AHEAD);
+          widen_block(w, source);
+          pack_block<Q>((uint8_t*)panels.at(panel, k), w, n % PANEL);
+        }
+    }
+  });
+}
+
+/** f(weight) with the source in its own type. */
+template <class F> void with_source(const void* weight, int stype, F&& f) {
   switch (stype) {
-    case KOALA_F32: return pack(dev, packed, (const float*)weight, K, row, R);
-    case KOALA_BF16: return pack(dev, packed, (const bf16*)weight, K, row, R);
-    case KOALA_F16: return pack(dev, packed, (const f16*)weight, K, row, R);
-    default: return pack(dev, packed, (const double*)weight, K, row, R);
+    case KOALA_F32: return f((const float*)weight);
+    case KOALA_BF16: return f((const bf16*)weight);
+    case KOALA_F16: return f((const f16*)weight);
+    default: return f((const double*)weight);
   }
 }
 
@@ -191,9 +236,13 @@ void pack_from(koala_device* dev, B* packed, const void* weight, int K, int row,
 
 int32_t matmul_pack(koala_device* dev, void* packed, const void* weight, int32_t, int32_t K, int32_t row, int32_t R,
     int32_t wtype, int32_t stype) {
-  if (wtype == KOALA_F32) pack_from(dev, (float*)packed, weight, K, row, R, stype);
-  else if (wtype == KOALA_BF16) pack_from(dev, (bf16*)packed, weight, K, row, R, stype);
-  else pack_from(dev, (double*)packed, weight, K, row, R, stype);
+  with_source(weight, stype, [&](auto source) {
+    if (wtype == KOALA_F32) pack(dev, (float*)packed, source, K, row, R);
+    else if (wtype == KOALA_BF16) pack(dev, (bf16*)packed, source, K, row, R);
+    else if (wtype == KOALA_Q8) quantise<Q8>(dev, (uint8_t*)packed, source, K, row, R);
+    else if (wtype == KOALA_Q4) quantise<Q4>(dev, (uint8_t*)packed, source, K, row, R);
+    else pack(dev, (double*)packed, source, K, row, R);
+  });
   return 0;
 }
 
@@ -205,10 +254,21 @@ int32_t matmul(koala_device* dev, void* y, const void* x, const void* packed, co
     typedef compute_t<E> C;
     E* to = (E*)y;
     const E *from = (const E*)x, *add = (const E*)bias;
-    if (wtype == KOALA_F32) return multiply<C>(dev, to, from, (const float*)packed, add, sizes);
-    if (wtype == KOALA_BF16) return multiply<C>(dev, to, from, (const bf16*)packed, add, sizes);
-    if constexpr (Same<C, double>::value) return multiply<C>(dev, to, from, (const double*)packed, add, sizes);
-    return fail("koala_matmul: f64 weights need f64 activations, and these are %s.", type_name(dtype));
+    const int padded = padded_k<bf16>(K);
+    if (wtype == KOALA_F32) return multiply<C>(dev, to, from, StoredPanels<float>{(const float*)packed, K}, add, sizes);
+    if (wtype == KOALA_BF16)
+      return multiply<C>(dev, to, from, StoredPanels<bf16>{(const bf16*)packed, padded}, add, sizes);
+    if constexpr (Same<C, double>::value) {
+      if (is_quantised(wtype))
+        return fail("koala_matmul: %s weights need f32 or bf16 activations, and these are f64.", type_name(wtype));
+      return multiply<C>(dev, to, from, StoredPanels<double>{(const double*)packed, K}, add, sizes);
+    } else {
+      if (wtype == KOALA_Q8)
+        return multiply<C>(dev, to, from, QuantisedPanels<Q8>{(const uint8_t*)packed, K}, add, sizes);
+      if (wtype == KOALA_Q4)
+        return multiply<C>(dev, to, from, QuantisedPanels<Q4>{(const uint8_t*)packed, K}, add, sizes);
+      return fail("koala_matmul: f64 weights need f64 activations, and these are %s.", type_name(dtype));
+    }
   });
 }
 
@@ -220,9 +280,13 @@ int32_t koala_matmul_pack_bytes(koala_device* dev, double* bytes, int32_t N, int
   REQUIRE_POINTER("matmul_pack_bytes", bytes);
   REQUIRE_POSITIVE("matmul_pack_bytes", N);
   REQUIRE_POSITIVE("matmul_pack_bytes", K);
-  REQUIRE_TYPE("matmul_pack_bytes", wtype);
+  REQUIRE_WEIGHT_TYPE("matmul_pack_bytes", wtype);
+  REQUIRE_BLOCKS("matmul_pack_bytes", K, wtype);
   const int padded = wtype == KOALA_BF16 ? (K + 1) & ~1 : K;
-  *bytes = (double)((N + 31) / 32 * 32) * padded * type_bytes(wtype);
+  const double rows = (N + 31) / 32 * 32;
+  if (is_quantised(wtype))
+    *bytes = rows * K * (wtype == KOALA_Q8 ? 34 : 18) / QUANT_K;
+  else *bytes = rows * padded * type_bytes(wtype);
   return 0;
 }
 
@@ -234,7 +298,8 @@ int32_t koala_matmul_pack(koala_device* dev, void* packed, const void* weight, i
   REQUIRE_POSITIVE("matmul_pack", N);
   REQUIRE_POSITIVE("matmul_pack", K);
   REQUIRE_SIZE("matmul_pack", R);
-  REQUIRE_TYPE("matmul_pack", wtype);
+  REQUIRE_WEIGHT_TYPE("matmul_pack", wtype);
+  REQUIRE_BLOCKS("matmul_pack", K, wtype);
   REQUIRE(is_float_type(stype) || stype == KOALA_F16,
       "koala_matmul_pack: stype is %d (%s); f32, bf16, f16 and f64 can be packed.", stype, type_name(stype));
   REQUIRE(row >= 0 && (int64_t)row + R <= N, "koala_matmul_pack: rows %d to %lld do not fit a matrix of %d rows.",
@@ -251,7 +316,8 @@ int32_t koala_matmul(koala_device* dev, void* y, const void* x, const void* pack
   REQUIRE_SIZE("matmul", T);
   REQUIRE_POSITIVE("matmul", N);
   REQUIRE_POSITIVE("matmul", K);
-  REQUIRE_TYPE("matmul", wtype);
+  REQUIRE_WEIGHT_TYPE("matmul", wtype);
+  REQUIRE_BLOCKS("matmul", K, wtype);
   REQUIRE_TYPE("matmul", dtype);
   return dev->kernels->matmul(dev, y, x, packed, bias, T, N, K, accumulate, wtype, dtype);
 }

@@ -35,8 +35,9 @@ void pool_run(Pool* pool, PoolTask task, void* context);
 struct Counter {
   int64_t next = 0;
   inline int64_t take(int64_t step = 1) { return __atomic_fetch_add(&next, step, __ATOMIC_RELAXED); }
-  /** Takes 1/parts of what is left of [0, count): long runs first, short ones last, so that threads end together. */
-  inline bool take_share(int64_t count, int parts, int64_t* begin, int64_t* end) {
+  /** Takes 1/parts of what is left of [0, count): long runs first, short ones last, so that threads end together. Inlined
+   *  always: the linker would keep one copy for all instruction sets. */
+  inline __attribute__((always_inline)) bool take_share(int64_t count, int parts, int64_t* begin, int64_t* end) {
     *begin = __atomic_load_n(&next, __ATOMIC_RELAXED);
     do {
       if (*begin >= count) return false;

@@ -1,16 +1,18 @@
 // Causal attention of packed queries over the paged cache.
 //
-// Sequences of one query (decode) give each split of 512 keys to a block of its own and join the splits afterwards;
-// longer ones (chunks of a prompt) walk their splits in one block. Both launches find their work in starts and lengths,
-// which only the device can read. bf16 caches of head dims 64 and 128 go to the tensor cores, all others to
+// Sequences of one query (decode) give each split of 128 keys (512, far behind) to a block of its own and join the splits afterwards;
+// longer ones (chunks of a prompt) walk their splits in one block. Two launches: the splits; then the joining and the
+// prompts together, for an empty launch costs as much as a small one. Both find their work in starts and lengths, which
+// only the device can read. bf16 and f8 caches of head dims 64 and 128 go to the tensor cores, all others to
 // plain_attention.cuh.
 //
 // budget k_flash_prompt: registers 255, shared 0
 // budget k_flash_split: registers 255, shared 0
 // budget k_plain_prompt: registers 168, shared 0
 // budget k_plain_split: registers 168, shared 0
-// budget k_join_splits: registers 40, shared 0
+#include "../cpu/cache_check.h"
 #include "flash.cuh"
+#include "flash_f8.cuh"
 #include "plain_attention.cuh"
 
 namespace {
@@ -32,7 +34,7 @@ template <class T_, class B> struct PagedCall {
   Part* parts;
   POINTERS(y, qkv, keys, starts, lengths, output, parts)
   DEVICE Sequence sequence(int s) const {
-    const int tokens = starts[s + 1] - starts[s], length = min(lengths[s], keys.M * keys.P);
+    const int tokens = starts[s + 1] - starts[s], length = min(lengths[s], keys.M * keys.size.P);
     return {starts[s], tokens, length - tokens};
   }
   DEVICE size_t part_of(int s, int head, int split) const { return ((size_t)s * heads.H + head) * splits + split; }
@@ -43,10 +45,45 @@ struct SplitRange {
   int first, last;
   template <class Call> DEVICE SplitRange(const Call& call, const Sequence& q) {
     const Row row = row_of(q, call.heads, 0, 0, call.window);
-    first = row.low / SPLIT, last = row.position / SPLIT;
+    first = split_of(row.low), last = split_of(row.position);
   }
   DEVICE int count() const { return last - first + 1; }
 };
+
+/** Joins the splits of decoded tokens in ascending order; a warp takes a row at a time. */
+template <bool FLASH, class T, class B> DEVICE void join_splits(const PagedCall<T, B>& call) {
+  if (call.splits == 1) return;
+  const int E = call.heads.E, warps = blockDim.x / 32;
+  const float unit = call.scale * LOG2_E;
+  for (int row = blockIdx.x * warps + threadIdx.x / 32; row < call.S * call.heads.H; row += gridDim.x * warps) {
+    const int s = row / call.heads.H, head = row - s * call.heads.H;
+    const Sequence q = call.sequence(s);
+    if (q.tokens != 1) continue;
+    const SplitRange range(call, q);
+    if (range.count() == 1) continue;
+    const size_t first = call.part_of(s, head, range.first);
+    // Four columns a thread, so that a head of 128 is read in one pass.
+    for (int e = threadIdx.x % 32; e < E; e += 128) {
+      Part part = call.parts[first];
+      float output[4];
+#pragma unroll
+      for (int i = 0; i < 4; i++) output[i] = e + 32 * i < E ? call.output[first * E + e + 32 * i] : 0.f;
+#pragma unroll 2
+      for (int n = 1; n < range.count(); n++) {
+        float share, more;
+        join(part, call.parts[first + n], unit, &share, &more);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+          if (e + 32 * i < E) output[i] = blend(output[i], share, call.output[(first + n) * E + e + 32 * i], more);
+      }
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const float y = FLASH ? output[i] * (1.f / part.sum) : output[i] / part.sum;  // as flash_store, plain_store
+        if (e + 32 * i < E) call.y[((size_t)q.first * call.heads.H + head) * E + e + 32 * i] = narrow<T>(y);
+      }
+    }
+  }
+}
 
 // ---- chunks of a prompt: items are tiles of rows ----
 
@@ -54,16 +91,16 @@ template <int ROWS, class Call> DEVICE int prompt_items(const Call& call, int s)
   return call.sequence(s).tokens > 1 ? row_items<ROWS>(call, s) : 0;
 }
 
-template <class T, int E> KERNEL(PROMPT_WARPS * 32) k_flash_prompt(PagedCall<T, bf16> call) {
-  DYNAMIC_SHARED(unsigned char, memory);
-  bf16* ring = (bf16*)memory;
-  float4* joined = (float4*)(ring + RING * TILE * E);
+template <class T, class B, int E> KERNEL(PROMPT_WARPS * 32) k_flash_prompt(PagedCall<T, B> call) {
+  DYNAMIC_SHARED(unsigned char, ring);
+  float4* joined = (float4*)(ring + RING * FlashTile<B, E>::BYTES);
   int* before = (int*)(joined + E / 8 * PROMPT_WARPS * 32);
   constexpr int ROWS = PROMPT_WARPS * 16;
+  join_splits<true>(call);
   list_items(before, call.S, [&](int s) { return prompt_items<ROWS>(call, s); });
   for (int i = blockIdx.x; i < before[call.S]; i += gridDim.x) {
     const FlashItem item = row_item<ROWS, TILE>(call, before, i);
-    const FlashSight<PagedCall<T, bf16>> sight(call, call.sequence(item.s), item);
+    const FlashSight<PagedCall<T, B>> sight(call, call.sequence(item.s), item);
     FlashState<E> state;
     flash_attend<E, PROMPT_WARPS, true>(call, item, sight, state, ring, joined);
     flash_store<E>(call, sight, state);
@@ -73,6 +110,7 @@ template <class T, int E> KERNEL(PROMPT_WARPS * 32) k_flash_prompt(PagedCall<T, 
 template <class T, class B> KERNEL(PLAIN_THREADS, 3) k_plain_prompt(PagedCall<T, B> call) {
   DYNAMIC_SHARED(float, memory);
   const PlainMemory m(memory, call.heads.E);
+  join_splits<false>(call);
   list_items(m.before, call.S, [&](int s) { return prompt_items<PLAIN_ROWS>(call, s); });
   for (int i = blockIdx.x; i < m.before[call.S]; i += gridDim.x) {
     const FlashItem item = row_item<PLAIN_ROWS, PLAIN_KEYS>(call, m.before, i);
@@ -102,20 +140,19 @@ DEVICE FlashItem split_item(const Call& call, const int* before, int item, int* 
   const int tiles = ceil_div(call.heads.group, ROWS), rows = within / range.count();
   *split = range.first + within % range.count();
   *alone = range.count() == 1;
-  const int first = max(row.low, *split * SPLIT), last = min(row.position, *split * SPLIT + SPLIT - 1);
+  const int first = max(row.low, split_start(*split)), last = min(row.position, split_start(*split + 1) - 1);
   return {s, rows / tiles, rows % tiles * ROWS, first / KEYS, last / KEYS};
 }
 
-template <class T, int E> KERNEL(32) k_flash_split(PagedCall<T, bf16> call) {
-  DYNAMIC_SHARED(unsigned char, memory);
-  bf16* ring = (bf16*)memory;
-  int* before = (int*)(ring + RING * TILE * E);
+template <class T, class B, int E> KERNEL(32) k_flash_split(PagedCall<T, B> call) {
+  DYNAMIC_SHARED(unsigned char, ring);
+  int* before = (int*)(ring + RING * FlashTile<B, E>::BYTES);
   list_items(before, call.S, [&](int s) { return split_items<16>(call, s); });
   for (int i = blockIdx.x; i < before[call.S]; i += gridDim.x) {
     int split;
     bool alone;
     const FlashItem item = split_item<16, TILE>(call, before, i, &split, &alone);
-    const FlashSight<PagedCall<T, bf16>> sight(call, call.sequence(item.s), item);
+    const FlashSight<PagedCall<T, B>> sight(call, call.sequence(item.s), item);
     FlashState<E> state;
     flash_attend<E, 1, false>(call, item, sight, state, ring, nullptr);
     if (alone) {
@@ -127,10 +164,9 @@ template <class T, int E> KERNEL(32) k_flash_split(PagedCall<T, bf16> call) {
       if (!sight.rows[r].exists) continue;
       const size_t at = call.part_of(item.s, sight.rows[r].head, split);
       if (threadIdx.x % 4 == 0) call.parts[at] = state.part[r];
-#pragma unroll
-      for (int c = 0; c < E / 8; c++)
-        store_pair(call.output + at * E + c * 8 + 2 * (threadIdx.x % 4), state.output[c][2 * r],
-            state.output[c][2 * r + 1]);
+      FlashTile<B, E>::pairs(state.output, r, [&](int column, float a, float b) {
+        store_pair(call.output + at * E + column, a, b);
+      });
     }
   }
 }
@@ -159,28 +195,6 @@ template <class T, class B> KERNEL(PLAIN_THREADS, 3) k_plain_split(PagedCall<T, 
   }
 }
 
-/** Joins the splits of decoded tokens in ascending order; a block has one row. */
-template <bool FLASH, class T, class B> KERNEL(128) k_join_splits(PagedCall<T, B> call) {
-  const int s = blockIdx.x / call.heads.H, head = blockIdx.x % call.heads.H, E = call.heads.E;
-  const Sequence q = call.sequence(s);
-  if (q.tokens != 1) return;
-  const SplitRange range(call, q);
-  if (range.count() == 1) return;
-  const float unit = call.scale * LOG2_E;
-  for (int e = threadIdx.x; e < E; e += blockDim.x) {
-    const size_t first = call.part_of(s, head, range.first);
-    Part part = call.parts[first];
-    float output = call.output[first * E + e];
-    for (int i = 1; i < range.count(); i++) {
-      float share, more;
-      join(part, call.parts[first + i], unit, &share, &more);
-      output = blend(output, share, call.output[(first + i) * E + e], more);
-    }
-    const float y = FLASH ? output * (1.f / part.sum) : output / part.sum;  // as flash_store and plain_store divide
-    call.y[((size_t)q.first * call.heads.H + head) * E + e] = narrow<T>(y);
-  }
-}
-
 // ---- the host's side ----
 
 /** Lets blocks of a kernel have this much shared memory. */
@@ -198,27 +212,27 @@ unsigned blocks_for(koala_device* dev, double items, int per_processor) {
   return (unsigned)(items < most ? items : most);
 }
 
-/** The two launches of one kind of kernel, and the joining. */
+/** The two launches of one kind of kernel. */
 template <bool FLASH, class T, class B, class Prompt, class Split>
 int32_t launch(koala_device* dev, const PagedCall<T, B>& call, Prompt prompt, size_t prompt_bytes, Split split,
     size_t split_bytes) {
   const int rows = FLASH ? PROMPT_WARPS * 16 : PLAIN_ROWS, split_rows = FLASH ? 16 : PLAIN_ROWS;
-  const int group = call.heads.group, longest = call.keys.M * call.keys.P;
+  const int group = call.heads.group, longest = call.keys.M * call.keys.size.P;
   const double heads = (double)call.S * call.heads.G;
   if (allow_shared(dev, prompt, prompt_bytes, call.S) || allow_shared(dev, split, split_bytes, call.S)) return -1;
-  const dim3 prompt_grid(blocks_for(dev, heads * (((double)longest * group + rows - 1) / rows), FLASH ? 2 : 4));
+  const double prompts = heads * (((double)longest * group + rows - 1) / rows), joins = (double)call.S * call.heads.H / 4;
+  const dim3 prompt_grid(blocks_for(dev, prompts > joins ? prompts : ceil(joins), FLASH ? 2 : 4));
   const dim3 split_grid(blocks_for(dev, heads * ((group + split_rows - 1) / split_rows) * call.splits, FLASH ? 16 : 4));
   LAUNCH((split), split_grid, dim3(FLASH ? 32 : PLAIN_THREADS), split_bytes, dev->stream, call);
-  if (call.splits > 1)
-    LAUNCH((k_join_splits<FLASH, T, B>), dim3(call.S * call.heads.H), dim3(128), 0, dev->stream, call);
   const dim3 prompt_block(FLASH ? PROMPT_WARPS * 32 : PLAIN_THREADS);
   LAUNCH((prompt), prompt_grid, prompt_block, prompt_bytes, dev->stream, call);
   return 0;
 }
 
-template <class T, int E> int32_t flash(koala_device* dev, const PagedCall<T, bf16>& call) {
-  return launch<true>(dev, call, k_flash_prompt<T, E>, flash_shared_bytes<E, PROMPT_WARPS, true>(call.S),
-      k_flash_split<T, E>, flash_shared_bytes<E, 1, false>(call.S));
+template <int E, class T, class B> int32_t flash(koala_device* dev, const PagedCall<T, B>& call) {
+  typedef FlashTile<B, E> Tile;
+  return launch<true>(dev, call, k_flash_prompt<T, B, E>, flash_shared_bytes<Tile, E, PROMPT_WARPS, true>(call.S),
+      k_flash_split<T, B, E>, flash_shared_bytes<Tile, E, 1, false>(call.S));
 }
 
 template <class T, class B> int32_t attend(koala_device* dev, PagedCall<T, B> call) {
@@ -228,10 +242,10 @@ template <class T, class B> int32_t attend(koala_device* dev, PagedCall<T, B> ca
   call.output = (float*)dev->scratch;
   call.parts = (Part*)((char*)dev->scratch + output);
   int32_t status = 1;
-  if constexpr (Same<B, bf16>::value) {
+  if constexpr (!Same<B, float>::value) {
     const bool wide = is_aligned(call.keys.keys) && is_aligned(call.keys.values);
-    if (wide && E == 64) status = flash<T, 64>(dev, call);
-    else if (wide && E == 128) status = flash<T, 128>(dev, call);
+    if (wide && E == 64) status = flash<64>(dev, call);
+    else if (wide && E == 128) status = flash<128>(dev, call);
   }
   if (status == 1) {
     const size_t bytes = plain_shared_bytes((int)E, call.S);
@@ -264,19 +278,19 @@ int32_t koala_attention(koala_device* dev, void* y, const void* qkv, const void*
   REQUIRE(E % 2 == 0 && E <= PLAIN_HEAD_MAX,
       "koala_attention: the head dim is %d; on a GPU it must be even and at most %d.", E, PLAIN_HEAD_MAX);
   REQUIRE(scale > 0 && scale < 1e30f, "koala_attention: the scale is %g and must be a positive number.", scale);
-  REQUIRE_TYPE("attention", ctype);
-  REQUIRE_TYPE("attention", dtype);
+  REQUIRE_CACHE_TYPES("attention", ctype, dtype);
   REQUIRE(ctype != KOALA_F64 && dtype != KOALA_F64,
       "koala_attention: f64 is computed on the CPU only; a GPU takes f32 and bf16.");
   if (S == 0) return 0;
   const Heads heads(H, G, E);
-  const int splits = (int)(((int64_t)M * P + SPLIT - 1) / SPLIT);
+  const int splits = split_of(M * P - 1) + 1;
   auto with = [&](auto element, auto cached) {
     typedef decltype(element) T;
     typedef decltype(cached) B;
-    return attend<T, B>(dev, {(T*)y, (const T*)qkv, {(const B*)keys, (const B*)values, pages, M, P, heads}, starts,
+    return attend<T, B>(dev, {(T*)y, (const T*)qkv, {(const B*)keys, (const B*)values, pages, M, PageSize(P), heads}, starts,
         lengths, S, window, heads, scale, splits, nullptr, nullptr});
   };
+  if (ctype == KOALA_F8) return dtype == KOALA_F32 ? with(float{}, f8{}) : with(bf16{}, f8{});
   if (dtype == KOALA_F32) return ctype == KOALA_F32 ? with(float{}, float{}) : with(float{}, bf16{});
   return ctype == KOALA_F32 ? with(bf16{}, float{}) : with(bf16{}, bf16{});
 }

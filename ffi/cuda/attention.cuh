@@ -4,6 +4,7 @@
 // keys stand in one tile. Keys of a row are the tokens low .. position, taken in tiles at absolute positions. A key
 // that a row does not see leaves the row's bits alone, so a row does not depend on those that share its tile.
 #pragma once
+#include "cache.cuh"
 #include "hash.cuh"
 #include "kernels.cuh"
 
@@ -41,30 +42,56 @@ DEVICE void store_pair(float* p, float a, float b) { p[0] = a, p[1] = b; }
 
 // ---- where keys lie ----
 
-/** Keys and values in pages [page][token][G][E]. */
+/** Keys and values in pages (cache.cuh). */
 template <class B> struct PagedKeys {
+  typedef B Element;
   const B *keys, *values;
   const int32_t* pages;
-  int M, P;
+  int M;
+  PageSize size;
   Heads heads;
   POINTERS(keys, values, pages)
   DEVICE size_t stride() const { return (size_t)heads.G * heads.E; }
   /** Token j of sequence s, head g; the tokens up to the next multiple of 32 lie `stride` apart. */
   DEVICE size_t at(int s, int g, int j) const {
-    const int page = pages[(size_t)s * M + j / P];
-    return ((size_t)page * P + j % P) * stride() + (size_t)g * heads.E;
+    const int index = size.page_of(j), page = pages[(size_t)s * M + index];
+    return head_at<B>(page, j - index * size.P, g, size.P, heads.G, heads.E);
+  }
+  /** Of f8: the scale of token j of `from` (keys or values), those of the next tokens behind it; null elsewhere. */
+  DEVICE const float* scales(const B* from, int s, int g, int j) const {
+    if constexpr (!Same<B, f8>::value) return nullptr;
+    const int index = size.page_of(j), page = pages[(size_t)s * M + index];
+    return (const float*)((const char*)from + scale_at(page, j - index * size.P, g, size.P, heads.G, heads.E));
   }
 };
 
 /** Keys and values in the rows of qkv. */
 template <class T> struct RowKeys {
+  typedef T Element;
   const T *keys, *values;
   const int32_t* starts;
   Heads heads;
   POINTERS(keys, values, starts)
   DEVICE size_t stride() const { return heads.width(); }
   DEVICE size_t at(int s, int g, int j) const { return (size_t)(starts[s] + j) * stride() + (size_t)g * heads.E; }
+  DEVICE const float* scales(const T*, int, int, int) const { return nullptr; }
 };
+
+// ---- splits of keys ----
+
+// Short at first, so that one sequence alone keeps a GPU busy: 1,024 keys of 32 heads are 256 blocks for its 132
+// processors. Longer where there are enough of them: each costs its output in scratch, and a step of the joining.
+constexpr int FIRST_SPLIT = 128, LATER_SPLITS_FROM = 4096, LATER_SPLIT = 512;
+constexpr int FIRST_SPLITS = LATER_SPLITS_FROM / FIRST_SPLIT;
+
+HOST_DEVICE int split_of(int key) {
+  return key < LATER_SPLITS_FROM ? key / FIRST_SPLIT : FIRST_SPLITS + (key - LATER_SPLITS_FROM) / LATER_SPLIT;
+}
+HOST_DEVICE int split_start(int split) {
+  return split < FIRST_SPLITS ? split * FIRST_SPLIT : LATER_SPLITS_FROM + (split - FIRST_SPLITS) * LATER_SPLIT;
+}
+DEVICE bool is_split_start(int key) { return key % (key < LATER_SPLITS_FROM ? FIRST_SPLIT : LATER_SPLIT) == 0; }
+static_assert(LATER_SPLITS_FROM % LATER_SPLIT == 0, "later splits begin at multiples of their length");
 
 // ---- which keys a row sees ----
 

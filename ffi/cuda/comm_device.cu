@@ -89,7 +89,8 @@ void* comm_bounce(koala_comm* c) { return of_device(c)->bounce; }
 const CommTransport* comm_transport(const char* name) {
   if (is_object_name(name)) return &shared_memory;
   if (is_nccl_name(name)) return &nccl;
-  fail("koala_comm_open: \"%.200s\" is no name of a shared memory object, which looks like \"/koala-1234\", and no offer "
-      "of koala_comm_offer.", name);
+  if (!strncmp(name, PEER_PREFIX, PEER_PREFIX_LENGTH) && is_object_name(name + PEER_PREFIX_LENGTH)) return &peer;
+  fail("koala_comm_open: \"%.200s\" is no name of a shared memory object, which looks like \"/koala-1234\", none behind "
+      "\"peer:\", and no offer of koala_comm_offer.", name);
   return nullptr;
 }

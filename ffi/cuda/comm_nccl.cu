@@ -6,9 +6,7 @@
 // a rank is lost. Ranks of one host have a shared memory object, too (comm.cc): there they meet before each collective, so
 // that different calls, ranks that end and aborts are noticed at once; memory of the host goes through it altogether.
 // Without it, on several hosts, NCCL's own errors and the time tell.
-// budget k_sum_ranks: registers 32, shared 0
-#include "comm_device.cuh"
-#include "kernels.cuh"
+#include "rank_sums.cuh"
 #include "nccl.cuh"
 
 #include <sched.h>
@@ -18,7 +16,6 @@
 
 namespace {
 
-constexpr int THREADS = 256;
 constexpr size_t STAGING = 64 << 20;         // bytes of a round
 constexpr int64_t SPIN_NS = 100000;          // before a wait sleeps
 constexpr int64_t GRACE_NS = 2000000000;     // for what a rank sent before it ended
@@ -34,20 +31,6 @@ struct NcclEnd {
 };
 
 NcclEnd* end_of(koala_comm* c) { return (NcclEnd*)c->carrier; }
-
-/** to[i] = (to[i] +, if accumulate) parts[0][i] + parts[1][i] ...; a bf16 `to` that is added to is rounded after each rank,
-    else after the last. */
-template <class Out, class In>
-KERNEL(THREADS) k_sum_ranks(Out* to, const In* parts, int world, int64_t stride, int64_t n, bool accumulate) {
-  const int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
-  if (i >= n) return;
-  compute_t<Out> sum = accumulate ? widen(to[i]) : widen(parts[i]);
-  for (int r = accumulate ? 0 : 1; r < world; r++) {
-    sum += widen(parts[r * stride + i]);
-    if (accumulate) sum = widen(narrow<Out>(sum));
-  }
-  to[i] = narrow<Out>(sum);
-}
 
 /** One collective while it is waited for. */
 struct Wait {
@@ -105,15 +88,6 @@ struct Wait {
   }
 };
 
-/** Elements [part * r, + length) of `count` are rank r's. */
-struct Parts {
-  int64_t count, part;
-  int64_t length(int r) const {
-    const int64_t left = count - part * r;
-    return left < 0 ? 0 : left < part ? left : part;
-  }
-};
-
 /** Sends every rank r `lengths.length(r)` elements from `from` + r * stride, and takes this rank's of all to staging. */
 template <class T> int32_t exchange_parts(Wait& wait, const T* from, int64_t stride, const Parts& parts) {
   NcclEnd* end = wait.end;
@@ -150,11 +124,9 @@ template <class T> int32_t share_parts(Wait& wait, T* x, const Parts& parts) {
 }
 
 template <class Out, class T> int32_t sum_parts(Wait& wait, Out* to, int64_t stride, int64_t n, bool accumulate) {
-  if (n == 0) return 0;
-  LAUNCH((k_sum_ranks<Out, T>), blocks_of(n, THREADS), THREADS, 0, of_device(wait.c)->stream, to,
-      (const T*)wait.end->staging, wait.c->world, stride, n, accumulate);
-  REQUIRE_CUDA("comm", cudaGetLastError());
-  return 0;
+  RankParts parts;
+  for (int r = 0; r < wait.c->world; r++) parts.at[r] = (const T*)wait.end->staging + r * stride;
+  return sum_ranks<Out, T>(wait.c, to, parts, n, accumulate);
 }
 
 /** Elements of a rank's part of one round: whole 16-byte groups. */
@@ -337,8 +309,10 @@ int32_t koala_comm_offer(koala_device* dev, char* json, int32_t bytes) {
     for (int i = 0; i < NCCL_ID_DIGITS / 2; i++)
       snprintf(name + NCCL_PREFIX_LENGTH + 2 * i, 3, "%02x", (unsigned char)id.bytes[i]);
   }
-  const int n = snprintf(json, bytes > 0 ? bytes : 0, "{\"nccl\":\"%s\",\"device\":\"%s\",\"name\":\"%s\"}", version, bus,
-      name);
+  char peers[600] = "";
+  if (list_peers(dev, peers, sizeof peers)) return -1;
+  const int n = snprintf(json, bytes > 0 ? bytes : 0,
+      "{\"nccl\":\"%s\",\"device\":\"%s\",\"name\":\"%s\",\"peers\":[%s]}", version, bus, name, peers);
   REQUIRE(n < bytes, "koala_comm_offer: the offer takes %d bytes and the buffer has %d.", n + 1, bytes);
   return 0;
 }

@@ -12,8 +12,8 @@ namespace {
 
 template <int E, bool HASHED> KERNEL(DOCUMENT_WARPS * 32) k_flash_documents(DocumentCall<bf16, HASHED> call) {
   DYNAMIC_SHARED(unsigned char, memory);
-  bf16* ring = (bf16*)memory;
-  int* before = (int*)(ring + RING * TILE * E);
+  unsigned char* ring = memory;
+  int* before = (int*)(ring + RING * FlashTile<bf16, E>::BYTES);
   constexpr int ROWS = DOCUMENT_WARPS * 16;
   list_items(before, call.S, [&](int s) { return row_items<ROWS>(call, s); });
   for (int i = blockIdx.x; i < before[call.S]; i += gridDim.x) {
@@ -42,7 +42,7 @@ template <class T, bool HASHED> KERNEL(PLAIN_THREADS, 3) k_plain_documents(Docum
 constexpr const char* OP = "koala_document_attention";
 
 template <int E, bool HASHED> int32_t flash(koala_device* dev, const DocumentCall<bf16, HASHED>& call) {
-  const size_t bytes = flash_shared_bytes<E, DOCUMENT_WARPS, false>(call.S);
+  const size_t bytes = flash_shared_bytes<FlashTile<bf16, E>, E, DOCUMENT_WARPS, false>(call.S);
   if (allow_shared(dev, OP, k_flash_documents<E, HASHED>, bytes, call.S)) return -1;
   LAUNCH_ITEMS(dev, (k_flash_documents<E, HASHED>), 8, DOCUMENT_WARPS * 32, bytes, call);
   return finish(dev);

@@ -10,6 +10,20 @@ inline bf16 to_bf16(float f) {
   return {(uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16)};
 }
 inline uint32_t to_bf16x2(float low, float high) { return to_bf16(low).bits | (uint32_t)to_bf16(high).bits << 16; }
+/** Exact in double for all but sums of far apart exponents, whose bits below bf16 are then those of the larger one. */
+inline uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
+  auto half = [](uint32_t pair, int i) { return (double)bits_to_float(i ? pair & 0xffff0000u : pair << 16); };
+  return to_bf16x2((float)(half(a, 0) * half(b, 0) + half(c, 0)), (float)(half(a, 1) * half(b, 1) + half(c, 1)));
+}
+inline uint32_t mul_bf16x2(uint32_t a, uint32_t b) { return fma_bf16x2(a, b, 0x80008000u); }
+inline f16 to_f16(float f) {
+  const uint32_t u = float_to_bits(f), size = u & 0x7fffffff, sign = u >> 16 & 0x8000;
+  if (size > 0x7f800000) return {0x7fff};
+  if (size >= 0x477ff000) return {(uint16_t)(sign | 0x7c00)};
+  // Below 2^-14 the last place is 2^-24, as that of 0.5 is in float32.
+  if (size < 0x38800000) return {(uint16_t)(sign | (float_to_bits(bits_to_float(size) + 0.5f) - 0x3f000000))};
+  return {(uint16_t)(sign | (size - 0x38000000 + 0xfff + (size >> 13 & 1)) >> 13)};
+}
 inline float f16_to_float(f16 h) {
   const uint32_t sign = (uint32_t)(h.bits & 0x8000) << 16, exponent = h.bits >> 10 & 31, mantissa = h.bits & 1023;
   if (exponent == 31) return bits_to_float(sign | 0x7f800000 | mantissa << 13);
@@ -21,6 +35,12 @@ inline float rsqrtf(float x) { return 1.f / sqrtf(x); }
 inline float __expf(float x) { return expf(x); }
 inline double cospi(double x) { return cos(x * 3.14159265358979323846); }
 inline double sinpi(double x) { return sin(x * 3.14159265358979323846); }
+inline unsigned __byte_perm(unsigned a, unsigned b, unsigned places) {
+  const uint64_t bytes = (uint64_t)b << 32 | a;
+  unsigned r = 0;
+  for (int i = 0; i < 4; i++) r |= (unsigned)(bytes >> 8 * (places >> 4 * i & 7) & 0xff) << 8 * i;
+  return r;
+}
 inline int __popc(unsigned v) { return __builtin_popcount(v); }
 inline int __ffs(int v) { return __builtin_ffs(v); }
 inline int __clz(int v) { return v ? __builtin_clz((unsigned)v) : 32; }

@@ -111,6 +111,7 @@ inline cudaError_t cudaStreamSynchronize(cudaStream_t s) {
 }
 
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t n, cudaMemcpyKind, cudaStream_t s) {
+  if (emulator::lost) return cudaErrorIllegalAddress;
   if (s && s->capture) {
     cudaPointerAttributes source, target;
     cudaPointerGetAttributes(&source, from);
@@ -120,6 +121,7 @@ inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t n, cudaMem
   return emulator::queue(s, [=]() { memmove(to, from, n); }, to, from);
 }
 inline cudaError_t cudaMemcpy(void* to, const void* from, size_t n, cudaMemcpyKind) {
+  if (emulator::lost) return cudaErrorIllegalAddress;
   if (const cudaError_t status = emulator::forbidden()) return status;
   memmove(to, from, n);
   return cudaSuccess;

@@ -1,7 +1,7 @@
 // Attention on tensor cores (FlashAttention-2, Dao 2023): a warp owns 16 rows, keys and values come in tiles of 64
 // through a ring of three buffers in shared memory, scores live in registers only.
 //
-// Keys are summed in splits of 512 at absolute positions: in each split one chain of tiles, splits joined in ascending
+// Keys are summed in splits at absolute positions: in each split one chain of tiles, splits joined in ascending
 // order. A prompt's kernel walks the splits one after another and a decoded token's kernel gives each split to a block
 // of its own, so both make the same bits. Products have bf16 operands and float32 sums; weights are rounded to bf16.
 //
@@ -12,10 +12,9 @@
 #include "tensor_tiles.cuh"
 
 constexpr int TILE = 64;         // keys
-constexpr int SPLIT = 512;       // keys
-constexpr int SPLIT_TILES = SPLIT / TILE;
 constexpr int RING = 3;          // tiles of keys or values under way
-static_assert(SPLIT % TILE == 0 && TILE % 32 == 0, "splits are whole tiles, tiles whole runs of 32 tokens");
+static_assert(FIRST_SPLIT % TILE == 0 && LATER_SPLIT % TILE == 0 && LATER_SPLITS_FROM % TILE == 0 && TILE % 32 == 0,
+    "splits are whole tiles, tiles whole runs of 32 tokens");
 
 /** A block's work: rows [row, row + 16 * warps) of a (sequence, head), and tiles [first, last] of its keys. */
 struct FlashItem { int s, g, row, first, last; };
@@ -56,6 +55,30 @@ DEVICE void load_tile(bf16* tile, const bf16* from, size_t stride, int j, int en
     cp_async_16(tile + tile_at<E>(r, c), valid ? from + (r < 32 ? low : high) + (r & 31) * stride + c : from, valid);
   }
 }
+
+/** How a tile of keys or values of element type B lies in shared memory and is multiplied. f8: flash_f8.cuh. */
+template <class B, int E> struct FlashTile;
+template <int E> struct FlashTile<bf16, E> {
+  static constexpr int BYTES = TILE * E * (int)sizeof(bf16);
+  typedef RegisterRows<E> Queries;
+  template <int THREADS, class Keys>
+  DEVICE static void load(unsigned char* tile, const Keys& keys, const bf16* from, int s, int g, int j, int end) {
+    load_tile<E, TILE, THREADS>((bf16*)tile, from, keys.stride(), j, end, [&](int i) { return keys.at(s, g, i); });
+  }
+  DEVICE static void score(float (*s)[4], const Queries& queries, const unsigned char* tile) {
+    multiply_rows<E, TILE>(s, queries, (const bf16*)tile);
+  }
+  DEVICE static void mix(float (*output)[4], float (*weights)[4], const unsigned char* tile) {
+    mix_rows<E, TILE>(output, weights, (const bf16*)tile);
+  }
+  /** f(column, a, b): the outputs of columns `column` and `column` + 1 of this thread's row lane / 4 + 8r. */
+  template <class F> DEVICE static void pairs(const float (*output)[4], int r, F&& f) {
+#pragma unroll
+    for (int i = 0; i < E / 8; i++) f(i * 8 + 2 * (threadIdx.x & 3), output[i][2 * r], output[i][2 * r + 1]);
+  }
+};
+/** The tiles of a call. */
+template <class Call, int E> using flash_tile_t = FlashTile<typename decltype(Call::keys)::Element, E>;
 
 /** What a warp has gathered for its 16 rows: outputs, and of this thread's rows lane / 4 and lane / 4 + 8 the maximum
  *  score and this thread's share of the sum. */
@@ -189,28 +212,28 @@ DEVICE void drop_weights(float (*s)[4], const DocumentHashing& hashing, const Ha
  *  tiles, and with SERIAL `joined` of E / 8 * threads float4. */
 template <int E, int WARPS, bool SERIAL, class Call>
 DEVICE void flash_attend(const Call& call, const FlashItem& item, const FlashSight<Call>& sight,
-    FlashState<E>& state, bf16* ring, float4* joined) {
+    FlashState<E>& state, unsigned char* ring, float4* joined) {
+  typedef flash_tile_t<Call, E> Tile;
   constexpr int THREADS = WARPS * 32;
   const Sequence q = call.sequence(item.s);
   const float unit = call.scale * LOG2_E;
   const int end = min(q.past + call.heads.token_of(item.row + WARPS * 16 - 1) + 1, q.past + q.tokens);
   const int steps = 2 * (item.last - item.first + 1);
-  const size_t stride = call.keys.stride();
   // Step 2n brings keys, step 2n + 1 values of the n-th tile.
   auto load = [&](int step) {
     if (step < steps)
-      load_tile<E, TILE, THREADS>(ring + step % RING * (TILE * E), step & 1 ? call.keys.values : call.keys.keys, stride,
-          (item.first + step / 2) * TILE, end, [&](int j) { return call.keys.at(item.s, item.g, j); });
+      Tile::template load<THREADS>(ring + step % RING * Tile::BYTES, call.keys, step & 1 ? call.keys.values : call.keys.keys,
+          item.s, item.g, (item.first + step / 2) * TILE, end);
     cp_async_commit();
   };
   auto next = [&](int step) {
     cp_async_wait<RING - 2>();
     wait_for_block<WARPS>();
     load(step + RING - 1);
-    return ring + step % RING * (TILE * E);
+    return ring + step % RING * Tile::BYTES;
   };
   for (int step = 0; step < RING - 1; step++) load(step);
-  RegisterRows<E> queries;
+  typename Tile::Queries queries;
   queries.load([&](int r) {
     const Row& row = sight.rows[r];
     return row.exists ? call.qkv + row.token * call.heads.width() + (size_t)row.head * E : nullptr;
@@ -218,10 +241,10 @@ DEVICE void flash_attend(const Call& call, const FlashItem& item, const FlashSig
   JoinedSplits<E, THREADS> splits = {joined, {}, false};
   state.start();
   for (int n = item.first, step = 0; n <= item.last; n++, step += 2) {
-    const bf16* keys = next(step);
+    const unsigned char* keys = next(step);
     float s[TILE / 8][4];
     clear<TILE>(s);
-    multiply_rows<E, TILE>(s, queries, keys);
+    Tile::score(s, queries, keys);
     if (!sight.whole(n)) sight.hide(s, n);
     if constexpr (Call::HASHED) forget_scores(s, call.hashing(item.s), sight.rows, n);
     weigh_tile<E>(s, state, unit);
@@ -230,10 +253,10 @@ DEVICE void flash_attend(const Call& call, const FlashItem& item, const FlashSig
       const HashKey head_keys[2] = {hashing.head_key(sight.rows[0].head), hashing.head_key(sight.rows[1].head)};
       drop_weights(s, hashing, head_keys, sight.rows, n);
     }
-    const bf16* values = next(step + 1);
-    mix_rows<E, TILE>(state.output, s, values);
+    const unsigned char* values = next(step + 1);
+    Tile::mix(state.output, s, values);
     if constexpr (SERIAL) {
-      if (n == item.last || (n + 1) % SPLIT_TILES == 0) {
+      if (n == item.last || is_split_start((n + 1) * TILE)) {
         state.close();
         if (n < item.last || splits.any) splits.add(state, unit);
         if (n < item.last) state.start();
@@ -258,17 +281,16 @@ DEVICE void flash_store(const Call& call, const FlashSight<Call>& sight, const F
     if (!row.exists) continue;
     const size_t at = (size_t)row.token * call.heads.H + row.head;
     const float inverse = 1.f / state.part[r].sum;
-#pragma unroll
-    for (int i = 0; i < E / 8; i++)
-      store_pair(call.y + at * E + i * 8 + 2 * (lane & 3), state.output[i][2 * r] * inverse,
-          state.output[i][2 * r + 1] * inverse);
+    flash_tile_t<Call, E>::pairs(state.output, r, [&](int column, float a, float b) {
+      store_pair(call.y + at * E + column, a * inverse, b * inverse);
+    });
     if constexpr (Call::LSE)
       if ((lane & 3) == 0) call.lse[at] = fmaf(state.part[r].maximum, call.scale, logf(state.part[r].sum));
   }
 }
 
 /** Bytes of shared memory of a block: the ring, the splits' outputs, the list of items. */
-template <int E, int WARPS, bool SERIAL> constexpr size_t flash_shared_bytes(int S) {
-  return (size_t)RING * TILE * E * sizeof(bf16) + (SERIAL ? (size_t)E / 8 * WARPS * 32 * sizeof(float4) : 0)
+template <class Tile, int E, int WARPS, bool SERIAL> constexpr size_t flash_shared_bytes(int S) {
+  return (size_t)RING * Tile::BYTES + (SERIAL ? (size_t)E / 8 * WARPS * 32 * sizeof(float4) : 0)
       + ((size_t)S + 1) * sizeof(int);
 }

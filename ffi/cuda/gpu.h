@@ -17,6 +17,7 @@
 
 struct bf16 { uint16_t bits; };
 struct f16 { uint16_t bits; };
+struct f8 { uint8_t bits; };
 
 #if defined(KOALA_EMULATOR)
 #include "emulator.h"
@@ -46,6 +47,19 @@ DEVICE bf16 to_bf16(float f) {
 DEVICE uint32_t to_bf16x2(float low, float high) {
   uint32_t r;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  return r;
+}
+/** a b + c of both halves, each rounded once. */
+DEVICE uint32_t fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t r;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
+  return r;
+}
+/** Products of two pairs of bf16, rounded to nearest even. */
+DEVICE uint32_t mul_bf16x2(uint32_t a, uint32_t b) { return fma_bf16x2(a, b, 0x80008000u); }
+DEVICE f16 to_f16(float f) {
+  f16 r;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(r.bits) : "f"(f));
   return r;
 }
 DEVICE float f16_to_float(f16 h) {

@@ -1,27 +1,23 @@
 // Matrix products y = x w^T (+ bias) (+ y).
 //
-// A packed matrix is row-major in the weight type; a row takes a multiple of 16 bytes and ends in zeros (matmul_pack.cu).
-// bf16 weights are multiplied on tensor cores, in tiles chosen by T and N; float32 and float64 products without. Both
-// sum every element in one order, so a row's bits depend neither on T nor on its neighbours. Where cuBLASLt is found, large
-// bf16 products are its own, and their bits may depend on T; KOALA_GEMM=own keeps to ours (cublaslt_device.cuh).
+// A packed matrix is row-major in the weight type; a row takes a multiple of 16 bytes and ends in zeros (matmul_pack.cu);
+// int8 and int4 are in quantised.cuh. These and bf16 weights are multiplied on tensor cores, in tiles chosen by T and N;
+// float32 and float64 products without. All sum every element in one order, so a row's bits depend neither on T nor on its
+// neighbours. Where cuBLASLt is found, large bf16 products are its own, and their bits may depend on T; KOALA_GEMM=own keeps
+// to ours (cublaslt_device.cuh).
 // budget k_operand: registers 32, shared 0
 // budget k_gemm: registers 128, shared 0
 // budget k_simt_gemm: registers 96, shared 16640
 #include "cublaslt_device.cuh"
-#include "gemm.cuh"
+#include "gemm_tiles.cuh"
 #include "packed.cuh"
+#include "quantised.cuh"
 #include "simt_gemm.cuh"
 
 namespace {
 
 constexpr int THREADS = 256;
 constexpr int EACH = 8;
-
-// By rows of y. Short batches read weights at the speed of memory: many blocks, deep rings.
-typedef Tile<16, 32, 128, 6, 1, 2, 2> RowTile;
-typedef Tile<64, 32, 128, 4, 4, 1, 2> NarrowTile;
-typedef Tile<64, 64, 64, 4, 2, 2, 2> SquareTile;
-typedef Tile<128, 128, 32, 4, 2, 4, 2> LargeTile;
 
 /** The rows of x in bf16, K columns and zeros up to `stride`; the grid is (rows, pieces of a row). */
 template <class E> KERNEL(THREADS) k_operand(bf16* to, const E* x, int K, int stride, bool wide) {
@@ -30,13 +26,6 @@ template <class E> KERNEL(THREADS) k_operand(bf16* to, const E* x, int K, int st
   compute_t<E> v[EACH];
   load_some(v, x + (int64_t)blockIdx.x * K, k, K, wide);
   store_some(to + (int64_t)blockIdx.x * stride, v, k, stride, true);
-}
-
-template <class T, class E> int32_t multiply_tiles(koala_device* dev, const Product<E>& p) {
-  REQUIRE_CUDA("matmul",
-      cudaFuncSetAttribute(k_gemm<T, E>, cudaFuncAttributeMaxDynamicSharedMemorySize, T::SHARED_BYTES));
-  LAUNCH((k_gemm<T, E>), dim3(blocks_of(p.T, T::BM), blocks_of(p.N, T::BN)), T::THREADS, T::SHARED_BYTES, dev->stream, p);
-  return finish(dev);
 }
 
 /** *done is false where cuBLASLt has no algorithm for it. */
@@ -64,11 +53,20 @@ int32_t multiply_bf16(koala_device* dev, E* y, const E* x, const bf16* w, const 
   bool done = false;
   if (cublaslt && multiply_cublaslt(dev, p, (char*)dev->scratch + operand_bytes, &done)) return -1;
   if (done) return finish(dev);
-  if (T <= RowTile::BM) return multiply_tiles<RowTile>(dev, p);
-  if (T <= NarrowTile::BM) return multiply_tiles<NarrowTile>(dev, p);
-  const unsigned large = blocks_of(T, LargeTile::BM) * blocks_of(N, LargeTile::BN);
-  if (large < 2 * (unsigned)dev->processors) return multiply_tiles<SquareTile>(dev, p);
-  return multiply_tiles<LargeTile>(dev, p);
+  return multiply_in_tiles<StoredWeights>(dev, p);
+}
+
+/** int8 and int4 weights. */
+template <class E>
+int32_t multiply_quantised(koala_device* dev, E* y, const E* x, const void* w, const E* bias, int T, int N, int K,
+    int accumulate, int32_t wtype) {
+  const bool direct = Same<E, bf16>::value && is_aligned(x);  // K is a multiple of 32
+  if (begin(dev, "koala_matmul", direct ? 0 : (size_t)T * K * sizeof(bf16))) return -1;
+  if (!direct)
+    LAUNCH((k_operand<E>), dim3(T, blocks_of(K, THREADS * EACH)), THREADS, 0, dev->stream, (bf16*)dev->scratch, x, K, K,
+        is_aligned(x));
+  const Product<E> p = {y, direct ? (const bf16*)x : (const bf16*)dev->scratch, w, bias, T, N, K, K, accumulate};
+  return wtype == KOALA_Q8 ? multiply_in_tiles<Q8Weights>(dev, p) : multiply_in_tiles<Q4Weights>(dev, p);
 }
 
 /** All other types. */
@@ -93,7 +91,8 @@ int32_t koala_matmul(koala_device* dev, void* y, const void* x, const void* pack
   REQUIRE_SIZE("matmul", T);
   REQUIRE_POSITIVE("matmul", N);
   REQUIRE_POSITIVE("matmul", K);
-  REQUIRE_TYPE("matmul", wtype);
+  REQUIRE_WEIGHT_TYPE("matmul", wtype);
+  REQUIRE_BLOCKS("matmul", K, wtype);
   REQUIRE_TYPE("matmul", dtype);
   REQUIRE(is_aligned(packed), "koala_matmul: the packed matrix does not start at a multiple of 16 bytes.");
   if (T == 0) return 0;
@@ -103,10 +102,13 @@ int32_t koala_matmul(koala_device* dev, void* y, const void* x, const void* pack
     const E *from = (const E*)x, *add = (const E*)bias;
     if (wtype == KOALA_F32) return multiply_simt(dev, to, from, (const float*)packed, add, T, N, K, accumulate);
     if constexpr (Same<E, double>::value) {
+      if (is_quantised(wtype))
+        return fail("koala_matmul: %s weights need f32 or bf16 activations, and these are f64.", type_name(wtype));
       if (wtype == KOALA_BF16) return multiply_simt(dev, to, from, (const bf16*)packed, add, T, N, K, accumulate);
       return multiply_simt(dev, to, from, (const double*)packed, add, T, N, K, accumulate);
     } else {
       if (wtype == KOALA_BF16) return multiply_bf16(dev, to, from, (const bf16*)packed, add, T, N, K, accumulate);
+      if (is_quantised(wtype)) return multiply_quantised(dev, to, from, packed, add, T, N, K, accumulate, wtype);
       return fail("koala_matmul: f64 weights need f64 activations, and these are %s.", type_name(dtype));
     }
   });

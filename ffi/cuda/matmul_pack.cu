@@ -4,6 +4,7 @@
 // budget k_pack: registers 40, shared 0
 // budget k_pack_transposed: registers 40, shared 8448
 #include "packed.cuh"
+#include "quantised_pack.cuh"
 
 namespace {
 
@@ -67,7 +68,12 @@ int32_t koala_matmul_pack_bytes(koala_device* dev, double* bytes, int32_t N, int
   REQUIRE_POINTER("matmul_pack_bytes", bytes);
   REQUIRE_POSITIVE("matmul_pack_bytes", N);
   REQUIRE_POSITIVE("matmul_pack_bytes", K);
-  REQUIRE_TYPE("matmul_pack_bytes", wtype);
+  REQUIRE_WEIGHT_TYPE("matmul_pack_bytes", wtype);
+  REQUIRE_BLOCKS("matmul_pack_bytes", K, wtype);
+  if (is_quantised(wtype)) {
+    *bytes = wtype == KOALA_Q8 ? quantised_bytes<8>(N, K) : quantised_bytes<4>(N, K);
+    return 0;
+  }
   return with_type(wtype, [&](auto element) -> int32_t {
     typedef decltype(element) B;
     *bytes = (double)N * packed_stride<B>(K) * sizeof(B);
@@ -83,12 +89,21 @@ int32_t koala_matmul_pack(koala_device* dev, void* packed, const void* weight, i
   REQUIRE_POSITIVE("matmul_pack", N);
   REQUIRE_POSITIVE("matmul_pack", K);
   REQUIRE_SIZE("matmul_pack", R);
-  REQUIRE_TYPE("matmul_pack", wtype);
+  REQUIRE_WEIGHT_TYPE("matmul_pack", wtype);
+  REQUIRE_BLOCKS("matmul_pack", K, wtype);
   REQUIRE(is_float_type(stype) || stype == KOALA_F16,
       "koala_matmul_pack: stype is %d (%s); f32, bf16, f16 and f64 can be packed.", stype, type_name(stype));
   REQUIRE(row >= 0 && (int64_t)row + R <= N, "koala_matmul_pack: rows %d to %lld do not fit a matrix of %d rows.",
       row, (long long)row + R, N);
   if (R == 0) return 0;
+  if (is_quantised(wtype))
+    return with_source_type(stype, [&](auto source) -> int32_t {
+      typedef decltype(source) S;
+      return over_rows(dev, "koala_matmul_pack", weight, R, (size_t)K * sizeof(S), [&](const void* at, int first, int rows) {
+        if (wtype == KOALA_Q8) quantise_rows<8>(dev, packed, (const S*)at, N, K, row + first, rows);
+        else quantise_rows<4>(dev, packed, (const S*)at, N, K, row + first, rows);
+      });
+    });
   return with_type(wtype, [&](auto target) -> int32_t {
     typedef decltype(target) B;
     return with_source_type(stype, [&](auto source) -> int32_t {

@@ -9,7 +9,6 @@
 
 constexpr int PLAIN_ROWS = 8, PLAIN_KEYS = 16, PLAIN_THREADS = PLAIN_ROWS * PLAIN_KEYS;
 constexpr int PLAIN_HEAD_MAX = 512, PLAIN_SLOTS = PLAIN_HEAD_MAX / PLAIN_THREADS;
-constexpr int PLAIN_SPLIT_TILES = SPLIT / PLAIN_KEYS;
 
 /** Shared memory of a block. Rows of keys and values are one element longer than E: no two threads read one bank. */
 struct PlainMemory {
@@ -42,11 +41,13 @@ struct PlainState {
   }
 };
 
-/** `n` rows of E floats: row r from `row(r)`, zeros where that is null; `ld` apart. */
-template <class Rows> DEVICE void load_plain(float* to, int ld, int n, int E, Rows&& row) {
+/** `n` rows of E floats: row r from `row(r)`, zeros where that is null; `ld` apart; times scales[r], unless that is null. */
+template <class Rows>
+DEVICE void load_plain(float* to, int ld, int n, int E, Rows&& row, const float* scales = nullptr) {
   for (int r = threadIdx.x / 32; r < n; r += PLAIN_THREADS / 32) {
     const auto* from = row(r);
-    for (int e = threadIdx.x % 32; e < E; e += 32) to[r * ld + e] = from ? widen(from[e]) : 0.f;
+    const float scale = from && scales ? scales[r] : 1.f;
+    for (int e = threadIdx.x % 32; e < E; e += 32) to[r * ld + e] = from ? widen(from[e]) * scale : 0.f;
   }
 }
 
@@ -150,8 +151,12 @@ DEVICE void plain_attend(const Call& call, const FlashItem& item, const Row& row
     const int j = n * PLAIN_KEYS;
     const size_t at = call.keys.at(item.s, item.g, j);
     auto token = [&](const auto* from, int k) { return j + k < end ? from + at + k * stride : nullptr; };
-    load_plain(m.keys, E + 1, PLAIN_KEYS, E, [&](int k) { return token(call.keys.keys, k); });
-    load_plain(m.values, E + 1, PLAIN_KEYS, E, [&](int k) { return token(call.keys.values, k); });
+    const auto load = [&](float* to, const auto* from) {
+      load_plain(to, E + 1, PLAIN_KEYS, E, [&](int k) { return token(from, k); },
+          call.keys.scales(from, item.s, item.g, j));
+    };
+    load(m.keys, call.keys.keys);
+    load(m.values, call.keys.values);
     __syncthreads();
     plain_weigh(call, item, row, m, state.part, n);
     __syncthreads();
@@ -161,7 +166,7 @@ DEVICE void plain_attend(const Call& call, const FlashItem& item, const Row& row
       for (int i = 0; i < PLAIN_SLOTS; i++) state.output[r][i] *= m.shares[r];
     plain_mix(state.output, m.weights, m.values, E);
     __syncthreads();
-    if (SERIAL && (n == item.last || (n + 1) % PLAIN_SPLIT_TILES == 0)) {
+    if (SERIAL && (n == item.last || is_split_start((n + 1) * PLAIN_KEYS))) {
       if (n < item.last || any) plain_join(joined, any, state, m, call.scale * LOG2_E);
       if (n < item.last) state.start();
     }

@@ -194,18 +194,20 @@ int32_t koala_adamw(koala_device* dev, void* w, void* low, void* m, void* v, con
 int32_t koala_master_split(koala_device* dev, void* w, void* low, const float* master, double n);
 int32_t koala_master_join(koala_device* dev, float* master, const void* w, const void* low, double n);
 
-// ---- communicator: ranks over shared memory or NCCL; sums run in rank order, so every rank and every run gets the same bits ----
+// ---- communicator: ranks over shared memory, memory of GPUs or NCCL; sums run in rank order, so every rank and every run gets the same bits ----
 // A collective is run by a thread of the communicator, in the order of the calls: they return at once and write a ticket
 // (1, 2, 3 ...) to wait with. Until then the memory belongs to the collective. Its input is made by what the device was told
 // to do before the call, or by an earlier collective. Ranks must call the same ones of the same `of` ("gradient of layer 3", at most 95 bytes);
 // the sentence of a failure names it. One that failed, by a rank that ended, aborted, differed or did not come within
 // timeout_s, fails all later ones of every rank.
 typedef struct koala_comm koala_comm;
-// Writes what ranks tell each other before they choose a name, a JSON object {"nccl","device","name"}: NCCL's version (empty
-// where there is none), the GPU as its bus calls it, and a fresh name "nccl:..." of a communicator through NCCL.
+// Writes what ranks tell each other before they choose a name, a JSON object {"nccl","device","name","peers"}: NCCL's version
+// (empty where there is none), the GPU as its bus calls it, a fresh name "nccl:..." of a communicator through NCCL, and the GPUs
+// of this host, its own among them, whose memory this one reads when another process has it.
 int32_t koala_comm_offer(koala_device* dev, char* json, int32_t bytes);
 // Joins `world` ranks under `name`: a shared memory object, "/koala-..."; rank 0's offer, "nccl:..."; or, for GPUs of one host,
-// both, one after the other: NCCL moves the bytes, and the object says at once who is lost. bytes is the staging slot of a
+// both, one after the other: NCCL moves the bytes, and the object says at once who is lost; or "peer:" and an object: the ranks
+// read each other's GPU memory, on one GPU or on several that are peers, as many ranks as there are. bytes is the staging slot of a
 // rank. Waits for all. Collectives take memory of `dev` or of the host; NCCL's ranks on several hosts, of `dev` only.
 int32_t koala_comm_open(koala_comm** out, koala_device* dev, const char* name, int32_t rank, int32_t world, double bytes, double timeout_s);
 // Collectives that nobody waited for are given up.

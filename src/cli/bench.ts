@@ -1,11 +1,14 @@
 /** `koala bench`: prefill and decode rates of a model on this machine, beside the machine's own measured peaks. */
 import type { Command } from "commander";
-import { loadRunner } from "../engine/load_runner.ts";
 import type { LlamaRunner } from "../engine/llama_runner.ts";
 import { greedy, type StepRow } from "../engine/runner.ts";
+import type { RunnerOptions } from "../engine/load_runner.ts";
+import type { Device, DevicePeaks } from "../tensor/device.ts";
+import { openDevice } from "../tensor/open_device.ts";
 import { UsageError } from "../util/errors.ts";
 import { Progress } from "../util/progress.ts";
 import { addModelFlags, integer, type ModelFlags, resolveModel, runnerOptions } from "./model_options.ts";
+import { openRunner } from "./tensor_parallel.ts";
 
 interface BenchFlags extends ModelFlags {
   model: string;
@@ -48,7 +51,7 @@ async function run(flags: BenchFlags): Promise<void> {
     maxSequences: rows,
     maxStepTokens: Math.max(flags.maxStepTokens, rows),
   });
-  const { runner, info } = await loadRunner(options, (stage, done, total) =>
+  const { runner, info } = await openRunner(options, (stage, done, total) =>
     progress.update(stage, done, total),
   );
   for (const name of ["prompt", "generate"] as const) {
@@ -57,17 +60,16 @@ async function run(flags: BenchFlags): Promise<void> {
         `--${name} ${flags[name]} is more than the ${info.maxModelLen} positions of ${flags.model}.`,
       );
   }
-  const peaks = runner.model.device.measure();
+  const peaks = peaksOf(runner.model.device, options);
+  const times = { repeat: flags.repeat, weightBytes: info.weightBytes };
   const table = [
-    measure(runner, `prefill ${flags.prompt}`, flags.prompt, flags.repeat, () =>
-      prefill(runner, flags.prompt),
-    ),
+    measure(runner, `prefill ${flags.prompt}`, flags.prompt, times, () => prefill(runner, flags.prompt)),
     ...flags.batch.map((size) =>
       measure(
         runner,
         `decode x${size}`,
         size * flags.generate,
-        flags.repeat,
+        times,
         () => decode(runner, size, flags.generate),
         flags.generate,
       ),
@@ -75,16 +77,28 @@ async function run(flags: BenchFlags): Promise<void> {
   ];
   if (flags.json) console.log(JSON.stringify({ model: flags.model, info, peaks, rows: table }));
   else printTable(`${flags.model}, ${info.dtype}, ${info.device}`, table, peaks, info.dtype);
+  runner.close();
+}
+
+/** Of all ranks together: on the CPU they share one machine, and each GPU is taken for as fast as the first. */
+function peaksOf(
+  device: Device,
+  { tensorParallel: ranks, device: name, threads }: RunnerOptions,
+): DevicePeaks {
+  if (ranks === 1) return device.measure();
+  if (device.readsHostMemory) return openDevice(name, { threads }).measure();
+  const { bandwidth, float32, bfloat16 } = device.measure();
+  return { bandwidth: bandwidth * ranks, float32: float32 * ranks, bfloat16: bfloat16 * ranks };
 }
 
 const batchSizes = (text: string): number[] => text.split(",").map(integer(1, 1024));
 
-/** Times `body`, which processes `tokens` tokens in `steps` passes over the weights. */
+/** Times `body`, which processes `tokens` tokens in `steps` passes over the weights, those of all ranks together. */
 function measure(
   runner: LlamaRunner,
   what: string,
   tokens: number,
-  repeat: number,
+  { repeat, weightBytes }: { repeat: number; weightBytes: number },
   body: () => void,
   steps = 1,
 ): BenchRow {
@@ -101,7 +115,7 @@ function measure(
     what,
     tokensPerSecond: tokens / median,
     range: [tokens / (seconds.at(-1) as number), tokens / (seconds[0] as number)],
-    gigabytesPerSecond: (weights.bytes * steps) / median / 1e9,
+    gigabytesPerSecond: (weightBytes * steps) / median / 1e9,
     gigaflopsPerSecond: (2 * active * tokens) / median / 1e9,
   };
 }
@@ -152,10 +166,11 @@ function printTable(
   peaks: { bandwidth: number; float32: number; bfloat16: number },
   dtype: string,
 ): void {
-  const matrixPeak = dtype === "bfloat16" ? peaks.bfloat16 : peaks.float32;
+  const products = dtype === "float32" || dtype === "float64" ? "float32" : "bfloat16";
+  const matrixPeak = peaks[products];
   console.log(title);
   console.log(
-    `measured peaks: ${peaks.bandwidth.toFixed(1)} GB/s read, ${matrixPeak.toFixed(0)} GFLOP/s ${dtype}`,
+    `measured peaks: ${peaks.bandwidth.toFixed(1)} GB/s read, ${matrixPeak.toFixed(0)} GFLOP/s ${products}`,
   );
   console.log("test           tokens/s   (low .. high)        weights GB/s  of peak   GFLOP/s  of peak");
   for (const row of rows) {

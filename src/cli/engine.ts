@@ -1,8 +1,9 @@
 /** The hidden verb that the server starts as its engine process: `koala engine JSON`, spoken to over IPC. */
 import type { Command } from "commander";
-import { adapterTable, loadRunner, type RunnerOptions } from "../engine/load_runner.ts";
+import { adapterTable, type RunnerOptions } from "../engine/load_runner.ts";
 import { type LoadedModel, runEngineProcess } from "../engine/process.ts";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
+import { openRunner } from "./tensor_parallel.ts";
 
 export function register(program: Command): void {
   program
@@ -14,9 +15,9 @@ export function register(program: Command): void {
 function start(options: RunnerOptions): Promise<void> {
   return runEngineProcess(async (progress): Promise<LoadedModel> => {
     const tokenizer = await loadTokenizer(options.directory);
-    const { runner, info } = await loadRunner(options, progress);
+    const { runner, info, lost } = await openRunner(options, progress);
     const vocabulary = vocabularyOf(tokenizer, info.vocabularySize);
-    return { runner, info, vocabulary, adapters: adapterTable(runner, options) };
+    return { runner, info, vocabulary, adapters: adapterTable(runner, options), lost };
   });
 }
 

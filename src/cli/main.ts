@@ -29,7 +29,10 @@ export interface VerbModule {
   register(program: Command): void;
 }
 
-const modules: Record<(typeof verbs)[number] | "engine" | "rank" | "train-job", () => Promise<VerbModule>> = {
+const modules: Record<
+  (typeof verbs)[number] | "engine" | "engine-rank" | "rank" | "train-job",
+  () => Promise<VerbModule>
+> = {
   serve: () => import("./serve.ts"),
   chat: () => import("./chat.ts"),
   generate: () => import("./generate.ts"),
@@ -49,6 +52,7 @@ const modules: Record<(typeof verbs)[number] | "engine" | "rank" | "train-job", 
   moderate: () => import("./moderate.ts"),
   flags: () => import("./flags.ts"),
   engine: () => import("./engine.ts"),
+  "engine-rank": () => import("./engine_rank.ts"),
   rank: () => import("./rank.ts"),
   "train-job": () => import("./train_job.ts"),
 };

@@ -3,14 +3,17 @@ import { stat } from "node:fs/promises";
 import { type Command, InvalidArgumentError } from "commander";
 import { defaultRunnerOptions, type RunnerOptions } from "../engine/load_runner.ts";
 import { fetchModel } from "../model/hub.ts";
+import { ranksMax } from "../model/shard.ts";
 import { isDeviceName } from "../tensor/open_device.ts";
 import { UsageError } from "../util/errors.ts";
 import { Progress } from "../util/progress.ts";
 
 export interface ModelFlags {
   dtype: RunnerOptions["dtype"];
+  kvCacheDtype: RunnerOptions["kvCacheDtype"];
   device: string;
   threads: number;
+  tensorParallel?: number;
   maxModelLen?: number;
   maxSequences: number;
   maxStepTokens: number;
@@ -19,18 +22,30 @@ export interface ModelFlags {
   graphs: boolean;
 }
 
-/** Adds --dtype, --device, --threads, --max-model-len, --max-sequences, --max-step-tokens, --cache-memory, --no-graphs. */
+/** Adds the flags of a model in an engine: --dtype, --kv-cache-dtype, --device, --threads, --max-model-len ... --no-graphs. */
 export function addModelFlags(command: Command): Command {
   const d = defaultRunnerOptions;
   return command
     .option(
       "--dtype <type>",
-      "compute in float32 or bfloat16; auto follows the checkpoint",
+      "compute in float32 or bfloat16, or with weights of int8 or int4; auto follows the checkpoint",
       dtypeFlag,
       d.dtype,
     )
+    .option(
+      "--kv-cache-dtype <type>",
+      "keep keys and values in float32, bfloat16 or fp8 (half of bfloat16's memory); auto follows the weights",
+      cacheDtypeFlag,
+      d.kvCacheDtype,
+    )
     .option("--device <device>", "where to run: cpu, cuda or, of several GPUs, cuda:1", "cpu")
     .option("--threads <n>", "compute threads; 0 uses every core", integer(0, 256), d.threads)
+    .option(
+      "--tensor-parallel <n>",
+      "processes that hold the model together: with --device cuda a GPU each, on the CPU a share of the cores",
+      integer(1, ranksMax),
+      d.tensorParallel,
+    )
     .option(
       "--max-model-len <n>",
       "longest sequence, prompt and answer together (default: the model's)",
@@ -63,8 +78,10 @@ export function runnerOptions(directory: string, flags: ModelFlags): RunnerOptio
   return {
     directory,
     dtype: flags.dtype,
+    kvCacheDtype: flags.kvCacheDtype,
     device: flags.device,
     threads: flags.threads,
+    tensorParallel: flags.tensorParallel ?? defaultRunnerOptions.tensorParallel,
     maxModelLen: flags.maxModelLen ?? null,
     maxSequences: flags.maxSequences,
     maxStepTokens: flags.maxStepTokens,
@@ -122,6 +139,13 @@ export function size(text: string): number {
 }
 
 function dtypeFlag(text: string): RunnerOptions["dtype"] {
-  if (text === "auto" || text === "float32" || text === "bfloat16" || text === "float64") return text;
-  throw new InvalidArgumentError("It must be auto, float32, bfloat16 or float64.");
+  const known = ["auto", "float32", "bfloat16", "float64", "int8", "int4"] as const;
+  const found = known.find((dtype) => dtype === text);
+  if (found !== undefined) return found;
+  throw new InvalidArgumentError("It must be auto, float32, bfloat16, int8, int4 or float64.");
+}
+
+function cacheDtypeFlag(text: string): RunnerOptions["kvCacheDtype"] {
+  if (text === "auto" || text === "float32" || text === "bfloat16" || text === "fp8") return text;
+  throw new InvalidArgumentError("It must be auto, float32, bfloat16 or fp8.");
 }

@@ -237,7 +237,7 @@ function announce(model: ServedModel, url: string, context: ServerContext): void
   const info = model.engine.info;
   if (!info) return; // stopped while loading
   const size = `${(info.parameterCount / 1e6).toFixed(1)} M parameters, ${info.dtype}, ${bytesText(info.weightBytes)} of weights`;
-  const room = `context ${info.maxModelLen} tokens, ${bytesText(info.cacheBytes)} of KV cache for ${info.maxSequences} sequences`;
+  const room = `context ${info.maxModelLen} tokens, ${bytesText(info.cacheBytes)} of ${info.cacheDtype} KV cache for ${info.maxSequences} sequences`;
   console.log(
     `${model.id}: ${size}; ${room}; loaded in ${(info.loadMs / 1000).toFixed(2)} s on ${info.device}`,
   );

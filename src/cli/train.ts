@@ -1,5 +1,5 @@
 /** `koala train`: a recipe to a model, with a line of progress a step. Ctrl-C saves a checkpoint first. */
-import type { Command } from "commander";
+import { type Command, InvalidArgumentError } from "commander";
 import { idsOf } from "../text/segments.ts";
 import { koalaOf } from "../text/model_record.ts";
 import type { Json } from "../text/tokenizer_file.ts";
@@ -7,7 +7,7 @@ import { loadTemplate, namedTemplate } from "../text/template.ts";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer.ts";
 import type { TrainEvent } from "../train/events.ts";
 import type { Prompt } from "../train/generate.ts";
-import { launchRanks } from "../train/ranks/launch.ts";
+import { type LaunchOptions, launchRanks } from "../train/ranks/launch.ts";
 import { runRankProcess } from "../train/ranks/rank_process.ts";
 import { placeFromEnvironment } from "../train/ranks/environment.ts";
 import type { Recipe } from "../train/recipe.ts";
@@ -24,7 +24,8 @@ interface TrainFlags {
   resume?: boolean;
   ranks?: number;
   device?: string;
-  devices?: number;
+  devices?: number | string[];
+  minRanks?: number;
 }
 
 export function register(program: Command): void {
@@ -46,14 +47,19 @@ export function register(program: Command): void {
     )
     .option(
       "--devices <n>",
-      "GPUs that train together, one rank each: --device cuda --ranks n",
+      "GPUs that train together, one rank each: --device cuda --ranks n, or those of a list, as 0,2,3",
+      gpus,
+    )
+    .option(
+      "--min-ranks <n>",
+      "go on with as few ranks as these when the devices of others fail (default: all)",
       integer(1, 8),
     )
     .action(run);
 }
 
 async function run(path: string, flags: TrainFlags): Promise<void> {
-  const ranks = flags.ranks ?? flags.devices;
+  const ranks = flags.ranks ?? (Array.isArray(flags.devices) ? flags.devices.length : flags.devices);
   const device = flags.device ?? (flags.devices === undefined ? undefined : "cuda");
   if (flags.devices !== undefined && (flags.ranks !== undefined || device !== "cuda"))
     throw new UsageError("--devices stands for --device cuda and --ranks; name it alone.");
@@ -63,15 +69,32 @@ async function run(path: string, flags: TrainFlags): Promise<void> {
     ...(device === undefined ? [] : [`device="${device}"`]),
   ];
   const recipe = await readModelRecipe(path, settings);
+  if (flags.minRanks !== undefined && flags.minRanks > recipe.ranks)
+    throw new UsageError(
+      `--min-ranks ${flags.minRanks} is more than --ranks ${recipe.ranks}. Name as many or fewer.`,
+    );
   const place = placeFromEnvironment();
+  if (place && flags.minRanks !== undefined)
+    throw new UsageError(
+      "--min-ranks is for ranks that this command starts, and these were started by another. torchrun has --nnodes=MIN:MAX for it.",
+    );
   if (place) return runAsRank({ ...recipe, ranks: place.world }, flags);
   await trainRecipe(recipe, flags);
+}
+
+/** "4" GPUs, or those of "0,2,3" as "cuda:0", "cuda:2" and "cuda:3". */
+function gpus(text: string): number | string[] {
+  if (!text.includes(",")) return integer(1, 8)(text);
+  const ordinals = text.split(",").map(integer(0, 999));
+  if (new Set(ordinals).size === ordinals.length && ordinals.length <= 8)
+    return ordinals.map((ordinal) => `cuda:${ordinal}`);
+  throw new InvalidArgumentError("It must be a number of GPUs, or a list of up to 8 different ones.");
 }
 
 /** Plans, prints the plan and trains, with a bar; a study trains its models so. The model lies in the recipe's output. */
 export async function trainRecipe(
   recipe: Recipe,
-  flags: Pick<TrainFlags, "dryRun" | "resume">,
+  flags: Pick<TrainFlags, "dryRun" | "resume" | "devices" | "minRanks">,
 ): Promise<void> {
   const { plan, model, data } = await planned(recipe, flags.dryRun === true);
   console.log(planText(recipe, plan));
@@ -102,12 +125,11 @@ export async function trainRecipe(
     run: options,
     world: recipe.ranks,
     command: (json) => selfCommand("rank", json),
+    ...(Array.isArray(flags.devices) ? { devices: flags.devices } : {}),
+    ...(flags.minRanks === undefined ? {} : { ranksMin: flags.minRanks }),
     signal: stop.signal,
     onRestart: (report) => process.stderr.write(`koala: ${report}\n`),
-    onMessage: (message) =>
-      message.type === "event"
-        ? reporter.event(message.event)
-        : reporter.progress(message.stage, message.done, message.total),
+    onMessage: reporter.rank,
   });
   if (outcome === "stopped") endAsStopped(stop.signal);
 }
@@ -127,7 +149,14 @@ async function runAsRank(recipe: Recipe, flags: TrainFlags): Promise<void> {
     const prompts = samples.map(({ prompt }) => prompt);
     return { recipe, model, dataset: data, resume: flags.resume === true, measure: true, prompts };
   };
-  await runRankProcess({ recipe, prepare, onEvent: reporter.event, onProgress: reporter.progress });
+  const devices = Array.isArray(flags.devices) ? { devices: flags.devices } : {};
+  await runRankProcess({
+    recipe,
+    prepare,
+    ...devices,
+    onEvent: reporter.event,
+    onProgress: reporter.progress,
+  });
 }
 
 interface Sample {
@@ -196,6 +225,20 @@ class Reporter {
         );
       default:
         return event satisfies never;
+    }
+  };
+
+  /** What rank 0 of several says. */
+  readonly rank: NonNullable<LaunchOptions["onMessage"]> = (message) => {
+    switch (message.type) {
+      case "event":
+        return this.event(message.event);
+      case "progress":
+        return this.progress(message.stage, message.done, message.total);
+      case "transport":
+        return this.line(message.sentence);
+      default:
+        return message satisfies never;
     }
   };
 

@@ -20,6 +20,8 @@ export interface RunnerLimits {
   pageCount: number;
   /** Steps that only decode run from graphs where the device has them; absent: they do. */
   graphs?: boolean;
+  /** Of keys and values; without it, cacheTypeOf the model. */
+  cacheType?: CacheType;
 }
 
 /** Hidden states of a step's tokens, and the logits where all of them are wanted and nothing else. */
@@ -214,19 +216,17 @@ export function cacheTypeOf({ weights }: Llama): CacheType {
 }
 
 /** Bytes of one page over all layers, keys and values. */
-export function pageBytes(model: Llama, pageSize: number): number {
+export function pageBytes(model: Llama, pageSize: number, cacheType = cacheTypeOf(model)): number {
   const { device, heads, config } = model;
-  return (
-    2 * config.layerCount * aligned(device.cachePageBytes(pageSize, heads.G, heads.E, cacheTypeOf(model)))
-  );
+  return 2 * config.layerCount * aligned(device.cachePageBytes(pageSize, heads.G, heads.E, cacheType));
 }
 
 function reserveCache(
   model: Llama,
-  { pageSize, pageCount }: RunnerLimits,
+  { pageSize, pageCount, cacheType }: RunnerLimits,
 ): { arena: Arena; cache: LayerCache[] } {
   const { device, heads, config } = model;
-  const dtype = cacheTypeOf(model);
+  const dtype = cacheType ?? cacheTypeOf(model);
   const bytes = device.cachePageBytes(pageSize, heads.G, heads.E, dtype) * pageCount;
   const arena = new Arena(device, "cache", 2 * config.layerCount * aligned(bytes));
   const cache = Array.from({ length: config.layerCount }, (_, layer) => ({

@@ -1,24 +1,33 @@
 /** From a model directory to a runner: reads config and weights, plans memory, and says in one sentence why something does not fit. */
 import { totalmem } from "node:os";
-import { openCheckpoint } from "../model/checkpoint.ts";
+import { type Checkpoint, openCheckpoint } from "../model/checkpoint.ts";
 import { type LlamaConfig, readConfig } from "../model/config.ts";
 import { Llama } from "../model/llama.ts";
 import { adapterStamp } from "../model/lora_weights.ts";
-import { type ComputeType, loadWeights } from "../model/weights.ts";
+import { shardCheckpoint, shardConfig } from "../model/shard.ts";
+import { ShardedLlama, type ShardedLimits } from "../model/sharded_llama.ts";
+import { type ComputeType, countModel, loadWeights } from "../model/weights.ts";
 import { openDevice } from "../tensor/open_device.ts";
 import { UsageError } from "../util/errors.ts";
 import { AdapterTable } from "./adapter_table.ts";
-import { LlamaRunner, logitBytes, pageBytes } from "./llama_runner.ts";
+import type { CacheType } from "../tensor/tensor.ts";
+import { cacheTypeOf, LlamaRunner, logitBytes, pageBytes } from "./llama_runner.ts";
 import type { EngineInfo } from "./messages.ts";
+import { LeadingRunner, type RankGroup } from "./tensor_parallel.ts";
 
 export interface RunnerOptions {
   directory: string;
-  /** auto: float32 stays, bfloat16 and float16 become bfloat16. */
-  dtype: "auto" | "float32" | "bfloat16" | "float64";
+  /** auto: float32 stays, bfloat16 and float16 become bfloat16. int8, int4: the matrices are quantised as they are loaded,
+   *  and computed with as bfloat16 weights are. */
+  dtype: "auto" | "float32" | "bfloat16" | "float64" | "int8" | "int4";
+  /** Of cached keys and values; auto: the weights' type, bfloat16 beside quantised ones. */
+  kvCacheDtype: "auto" | "float32" | "bfloat16" | "fp8";
   /** cpu, cuda, cuda:1 ... */
   device: string;
   /** 0: every core this process may run on. */
   threads: number;
+  /** Ranks that hold the model together. */
+  tensorParallel: number;
   /** null: what the model was made for, or what the cache holds. */
   maxModelLen: number | null;
   maxSequences: number;
@@ -34,8 +43,10 @@ export interface RunnerOptions {
 
 export const defaultRunnerOptions: Omit<RunnerOptions, "directory"> = {
   dtype: "auto",
+  kvCacheDtype: "auto",
   device: "cpu",
   threads: 0,
+  tensorParallel: 1,
   maxModelLen: null,
   maxSequences: 64,
   maxStepTokens: 512,
@@ -52,6 +63,7 @@ const GiB = 2 ** 30;
 export async function loadRunner(
   options: RunnerOptions,
   onProgress: LoadProgress = () => {},
+  group: RankGroup | null = null,
 ): Promise<{ runner: LlamaRunner; info: EngineInfo }> {
   const start = performance.now();
   const config = await readConfig(options.directory);
@@ -64,37 +76,67 @@ export async function loadRunner(
   const checkpoint = await openCheckpoint(options.directory);
   const types = new Set([...checkpoint.tensors.values()].map((tensor) => tensor.dtype));
   const compute = computeType(options.dtype, types);
-  const device = openDevice(options.device, { threads: options.threads });
+  const device = group?.device ?? openDevice(options.device, { threads: options.threads });
   if (compute === "f64" && !device.readsHostMemory)
     throw new UsageError("--dtype float64 runs on the CPU only; choose float32 or bfloat16 for a GPU.");
-  const weights = loadWeights(device, checkpoint, config, compute, (done, total) =>
-    onProgress("loading weights", done, total),
-  );
-  const model = new Llama(device, config, weights, {
-    maxTokens: options.maxStepTokens,
-    positions: options.maxModelLen ?? longest,
-  });
-  const cache = planCache(model, options, options.maxModelLen ?? longest);
-  const runner = new LlamaRunner(model, {
+  const onWeights = (done: number, total: number) => onProgress("loading weights", done, total);
+  const sizes = {
     maxTokens: options.maxStepTokens,
     maxRows: Math.min(options.maxSequences, options.maxStepTokens),
-    pageSize,
-    graphs: options.graphs,
-    ...cache,
-  });
+    positions: options.maxModelLen ?? longest,
+  };
+  const model =
+    group === null
+      ? new Llama(device, config, loadWeights(device, checkpoint, config, compute, onWeights), sizes)
+      : loadShard(group, checkpoint, config, compute, sizes, onWeights);
+  await group?.loaded();
+  const { weights } = model;
+  const cacheType = chosenCacheType(model, options);
+  const cache = planCache(model, options, cacheType, options.maxModelLen ?? longest, group);
+  // A graph holds ops of one device; what ranks do together is asked for by their hosts.
+  const limits = { ...sizes, pageSize, cacheType, ...cache, graphs: options.graphs && group === null };
+  const runner =
+    group !== null && model instanceof ShardedLlama && group.rank === 0
+      ? new LeadingRunner(model, limits, group)
+      : new LlamaRunner(model, limits);
   const info: EngineInfo = {
     vocabularySize: config.vocabularySize,
     maxModelLen: cache.maxModelLen,
     maxSequences: options.maxSequences,
-    dtype: { f32: "float32", bf16: "bfloat16", f64: "float64" }[compute],
+    dtype: { f32: "float32", bf16: "bfloat16", f64: "float64", q8: "int8", q4: "int4" }[compute],
     device: device.description,
+    cacheDtype: cacheNames[cacheType as keyof typeof cacheNames],
     parameterCount: weights.parameterCount,
     weightBytes: weights.bytes,
     cacheBytes: runner.cacheBytes,
     loadMs: performance.now() - start,
     hiddenSize: config.hiddenSize,
   };
-  return { runner, info };
+  return { runner, info: group === null ? info : ofAllRanks(group, info) };
+}
+
+/** One rank's share of the weights. */
+function loadShard(
+  group: RankGroup,
+  checkpoint: Checkpoint,
+  config: LlamaConfig,
+  compute: ComputeType,
+  sizes: ShardedLimits,
+  onWeights: (done: number, total: number) => void,
+): ShardedLlama {
+  const own = shardCheckpoint(checkpoint, config, group);
+  const shard = shardConfig(config, group);
+  const weights = loadWeights(group.device, own.checkpoint, shard, compute, onWeights, own.parameters);
+  const parameterCount = countModel(config);
+  return new ShardedLlama(group.device, config, { ...weights, parameterCount }, sizes, group.sums);
+}
+
+/** What is one rank's in `info` becomes that of all together. */
+function ofAllRanks({ steps, world }: RankGroup, info: EngineInfo): EngineInfo {
+  const total = (bytes: number) =>
+    steps.exchange(Float64Array.of(bytes), { of: "bytes" }).reduce((sum, own) => sum + own, 0);
+  const [weightBytes, cacheBytes] = [total(info.weightBytes), total(info.cacheBytes)];
+  return { ...info, device: `${world} ranks of ${info.device}`, weightBytes, cacheBytes };
 }
 
 /** Loads adapters beside the runner's model when they are asked for. */
@@ -113,11 +155,27 @@ function computeType(dtype: RunnerOptions["dtype"], stored: Set<string>): Comput
       return "bf16";
     case "float64":
       return "f64";
+    case "int8":
+      return "q8";
+    case "int4":
+      return "q4";
     case "auto":
       return stored.has("BF16") || stored.has("F16") ? "bf16" : "f32";
     default:
       return dtype satisfies never;
   }
+}
+
+const cacheNames = { f32: "float32", bf16: "bfloat16", f64: "float64", f8: "fp8" } as const;
+
+function chosenCacheType(model: Llama, { kvCacheDtype }: RunnerOptions): CacheType {
+  const own = cacheTypeOf(model);
+  if (kvCacheDtype === "auto") return own;
+  if (own === "f64")
+    throw new UsageError(
+      `--kv-cache-dtype ${kvCacheDtype} does not go with --dtype float64, whose keys and values stay float64; leave it at auto.`,
+    );
+  return ({ float32: "f32", bfloat16: "bf16", fp8: "f8" } as const)[kvCacheDtype];
 }
 
 /** Positions that the rope scaling was made for, as vLLM derives them. */
@@ -134,27 +192,34 @@ export function longestSequence(config: LlamaConfig): number {
   }
 }
 
-/** Pages for every sequence at full length, or as many as the budget holds. */
+/** Pages for every sequence at full length, or as many as the budget holds: that of the rank that holds fewest. */
 function planCache(
   model: Llama,
   options: RunnerOptions,
+  cacheType: CacheType,
   wanted: number,
+  group: RankGroup | null,
 ): { pageCount: number; maxModelLen: number } {
-  const bytes = pageBytes(model, pageSize);
+  const bytes = pageBytes(model, pageSize, cacheType);
   const all = Math.ceil(wanted / pageSize) * options.maxSequences;
   const logits = logitBytes(model, options.maxSequences);
   const { freeBytes } = model.device;
   // A GPU's memory serves nothing else; a tenth is left for scratch.
   const share = freeBytes === null ? (availableMemory() - logits) / 4 : (freeBytes - logits) * 0.9;
-  const budget = options.cacheBytes ?? Math.max(share, 0);
-  const pageCount = Math.min(all, Math.floor(budget / bytes));
+  // What the user gave is for all ranks, and those on the CPU or on a GPU that was named share its memory.
+  const ranks = group?.world ?? 1;
+  const given = options.cacheBytes === null ? null : options.cacheBytes / ranks;
+  const budget = given ?? Math.max(options.device === "cuda" ? share : share / ranks, 0);
+  const own = Math.min(all, Math.floor(budget / bytes));
+  const pageCount =
+    group === null ? own : Math.min(...group.steps.exchange(Float64Array.of(own), { of: "pages" }));
   const holds = pageCount * pageSize;
   if (holds >= wanted) return { pageCount, maxModelLen: wanted };
   if (options.maxModelLen === null && holds >= Math.min(wanted, 1024))
     return { pageCount, maxModelLen: holds };
   const needed = ((Math.ceil(wanted / pageSize) * bytes) / GiB).toFixed(2);
   throw new UsageError(
-    `A KV cache of ${(budget / GiB).toFixed(2)} GiB holds ${holds} tokens, fewer than one sequence of ${wanted}, which takes ${needed} GiB. Lower --max-model-len or raise --cache-memory.`,
+    `A KV cache of ${(budget / GiB).toFixed(2)} GiB${group === null ? "" : " a rank"} holds ${holds} tokens, fewer than one sequence of ${wanted}, which takes ${needed} GiB. Lower --max-model-len or raise --cache-memory.`,
   );
 }
 

@@ -70,7 +70,7 @@ export class LogitRows {
   /** Logits of all rows of `hidden`, in order: ops alone, so that a graph can hold them. */
   ofAll(hidden: Tensor): Tensor {
     const logits = this.logits.rows(hidden.dim(0));
-    this.model.head(logits, hidden);
+    this.model.head(logits, hidden, [...Array(hidden.dim(0)).keys()]);
     return logits;
   }
 
@@ -127,11 +127,11 @@ export class LogitRows {
     ops.gatherRows(picked, hidden, index);
     const logits = this.logits.rows(rows.length);
     if (!this.wide) {
-      this.model.head(logits, picked);
+      this.model.head(logits, picked, rows);
       return logits;
     }
     const wide = this.wide.rows(rows.length);
-    this.model.head(wide, picked);
+    this.model.head(wide, picked, rows);
     device.upload(logits, Float32Array.from(device.download(wide) as Float64Array));
     return logits;
   }

@@ -2,6 +2,7 @@
  *
  *  Always: idle means asleep; only a message wakes it. A step is never interrupted: messages are handled between steps.
  *  One failed native step ends its own rows. STEP_FAILURES_MAX in a row mean that the device is gone, and `onFatal` is told. */
+import { CollectiveError } from "../tensor/communicator.ts";
 import { UsageError } from "../util/errors.ts";
 import { adapterKey } from "./adapter_table.ts";
 import type { EngineCore } from "./core.ts";
@@ -86,6 +87,11 @@ export class EngineLoop {
     if (this.#stopped) return;
     const { core, onFatal } = this.#options;
     const error = core.step();
+    if (error instanceof CollectiveError) {
+      // Other processes hold a part of the model: there is no going on, and every request ends as the process does.
+      this.#stopped = true;
+      return onFatal(error);
+    }
     this.#report();
     if (error === null) this.#failures = 0;
     else if (++this.#failures >= STEP_FAILURES_MAX) {

@@ -175,6 +175,8 @@ export interface EngineInfo {
   maxModelLen: number;
   maxSequences: number;
   dtype: string;
+  /** Of cached keys and values: float32, bfloat16, float64 or fp8. */
+  cacheDtype: string;
   device: string;
   parameterCount: number;
   weightBytes: number;

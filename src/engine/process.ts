@@ -8,6 +8,7 @@ import { compileGrammar, type Vocabulary } from "./grammar.ts";
 import { EngineLoop } from "./loop.ts";
 import type { EngineInfo, FromEngine, ToEngine } from "./messages.ts";
 import type { ModelRunner } from "./runner.ts";
+import { CollectiveError } from "../tensor/communicator.ts";
 import { UsageError } from "../util/errors.ts";
 
 export interface LoadedModel {
@@ -17,6 +18,8 @@ export interface LoadedModel {
   info: EngineInfo;
   /** null or absent: it takes none. */
   adapters?: AdapterTable | null;
+  /** Resolves with one sentence when a process that holds a share of the model has ended; null or absent: there is none. */
+  lost?: Promise<string> | null;
 }
 
 export type ReportProgress = (stage: string, done: number, total: number) => void;
@@ -38,7 +41,7 @@ export async function runEngineProcess(
   };
   process.on("message", (message: ToEngine) => receive(message));
   try {
-    const { runner, vocabulary, info, adapters } = await load((stage, done, total) =>
+    const { runner, vocabulary, info, adapters, lost } = await load((stage, done, total) =>
       send({ type: "progress", stage, done, total }),
     );
     const core = new EngineCore({
@@ -48,7 +51,13 @@ export async function runEngineProcess(
       endIds: vocabulary.endIds,
       adapters: adapters ?? null,
     });
-    const onFatal = (error: Error) => fail(`The engine failed step after step: ${error.message}`);
+    // The end of another process is the better reason, and may be told a moment after what it broke.
+    void lost?.then(fail);
+    const onFatal = (error: Error) => {
+      if (!(error instanceof CollectiveError))
+        return fail(`The engine failed step after step: ${error.message}`);
+      setTimeout(() => fail(error.message), LOSS_MS);
+    };
     const loop = new EngineLoop({ core, send, onStop: () => process.exit(0), onFatal });
     receive = (message) => loop.receive(message);
     send({ type: "ready", info });
@@ -69,6 +78,9 @@ function fail(error: string): void {
 }
 
 function ignore(): void {}
+
+/** Time for the news of another process's end to come. */
+const LOSS_MS = 500;
 
 /** Time for the last message to leave: an exit right after `send` can lose it. */
 const FAREWELL_MS = 1000;

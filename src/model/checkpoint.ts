@@ -15,6 +15,8 @@ export interface CheckpointTensor {
   /** Bytes of the file: [begin, end). */
   begin: number;
   end: number;
+  /** Of a rank's share: `shape[1]` columns from `first` of the `of` that lie in [begin, end). Absent: all. */
+  columns?: { first: number; of: number };
 }
 
 export interface Checkpoint {

@@ -12,6 +12,12 @@ import type { Block, LlamaWeights } from "./weights.ts";
 /** Attention of one layer: y [T, H*E] from the rotated qkv [T, (H+2G)*E]. Serving reads and writes a paged cache here. */
 export type Attend = (y: Tensor, qkv: Tensor, batch: Batch, layer: number) => void;
 
+/** A layer in the run of a batch. */
+export interface Place {
+  batch: Batch;
+  layer: number;
+}
+
 export class Llama {
   readonly ops: Ops;
   readonly heads: Heads;
@@ -53,17 +59,17 @@ export class Llama {
 
   /** Runs the batch and returns its hidden states [T, D] after the final norm; valid until the next call. */
   forward(batch: Batch, attend: Attend): Tensor {
-    const { ops, config, weights } = this;
+    const { ops, weights } = this;
     const x = this.buffers.x.rows(batch.T);
     const h = this.buffers.h.rows(batch.T);
     ops.embed(x, weights.embedding, batch.tokens);
     weights.blocks.forEach((block, layer) => this.block(x, block, batch, layer, attend));
-    ops.rmsNorm(h, x, weights.norm, config.normEps);
+    this.norm(h, x, weights.norm);
     return h;
   }
 
-  /** logits [R, V] of the hidden states of R rows. */
-  head(logits: Tensor, hidden: Tensor): void {
+  /** logits [R, V] of the hidden states of R rows, which stood at `_places` (the first R) of what `forward` gave last. */
+  head(logits: Tensor, hidden: Tensor, _places?: readonly number[]): void {
     this.ops.matmul(logits, this.headInput(hidden), this.weights.head);
   }
 
@@ -90,25 +96,34 @@ export class Llama {
     const gateUp = this.buffers.gateUp.rows(T);
     const gated = this.buffers.gated.rows(T);
 
-    ops.rmsNorm(h, x, w.attentionNorm, config.normEps);
+    this.norm(h, x, w.attentionNorm);
     ops.matmul(qkv, h, w.qkv, w.qkvBias);
     this.adapt(qkv, h, batch, layer, "qkv");
     if (w.queryNorm && w.keyNorm) ops.qkNorm(qkv, w.queryNorm, w.keyNorm, heads, config.normEps);
     ops.rope(qkv, this.rope, batch.positions, heads);
     attend(attended, qkv, batch, layer);
-    ops.matmul(x, attended, w.output, w.outputBias, true);
-    this.adapt(x, attended, batch, layer, "output");
+    this.addProduct(x, attended, w, "output", { batch, layer });
 
-    ops.rmsNorm(h, x, w.mlpNorm, config.normEps);
+    this.norm(h, x, w.mlpNorm);
     ops.matmul(gateUp, h, w.gateUp, w.gateUpBias);
     this.adapt(gateUp, h, batch, layer, "gateUp");
     ops.siluMul(gated, gateUp);
-    ops.matmul(x, gated, w.down, w.downBias, true);
-    this.adapt(x, gated, batch, layer, "down");
+    this.addProduct(x, gated, w, "down", { batch, layer });
+  }
+
+  /** h <- norm(x), x being what it is with all that was added. */
+  protected norm(h: Tensor, x: Tensor, weight: Tensor): void {
+    this.ops.rmsNorm(h, x, weight, this.config.normEps);
+  }
+
+  /** x += y w^T + bias with the matrix `key`, and what adapters add. */
+  protected addProduct(x: Tensor, y: Tensor, w: Block, key: "output" | "down", at: Place): void {
+    this.ops.matmul(x, y, w[key], w[`${key}Bias`], true);
+    this.adapt(x, y, at.batch, at.layer, key);
   }
 
   /** y += s B A x in the rows that have an adapter; the others are not touched. */
-  private adapt(y: Tensor, x: Tensor, { adapters }: Batch, layer: number, key: keyof Block): void {
+  protected adapt(y: Tensor, x: Tensor, { adapters }: Batch, layer: number, key: keyof Block): void {
     for (const { weights, first, count } of adapters)
       weights.add(this.ops, y.rows(count, first), x.rows(count, first), layer, key);
   }

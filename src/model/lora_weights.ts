@@ -13,11 +13,13 @@ import {
   adapterConfigFile,
   type AdapterPart,
   type AdapterTensors,
+  adapterParts,
   adapterTensorName,
   adapterWeightsFile,
   checkAdapter,
   loraScale,
 } from "./lora.ts";
+import { originOf, type Shard } from "./shard.ts";
 import { toFloats } from "./weights.ts";
 
 /** A [parts * rank, K] and B [N, parts * rank] of one fused matrix. */
@@ -32,9 +34,15 @@ export interface AdapterBase {
   config: LlamaConfig;
   /** Element type of activations; adapters compute in it. */
   dtype: DType;
+  /** Where the base is one rank's share of a model: the whole of it, and which share. The adapter is shared out likewise. */
+  wholeConfig?: LlamaConfig;
+  shard?: Shard;
 }
 
 export class LoraWeights {
+  /** Told before the memory goes. */
+  onClose: () => void = () => {};
+
   private constructor(
     private readonly arena: Arena,
     /** By key of the fused matrix, a map a layer. */
@@ -46,7 +54,9 @@ export class LoraWeights {
    *  `maxTokens`: the most rows of one `add`. */
   static async load(base: AdapterBase, directory: string, maxTokens: number): Promise<LoraWeights> {
     const { device, config, dtype } = base;
-    const { lora, layers, tensors } = await checkAdapter(config, directory);
+    const { wholeConfig = config, shard } = base;
+    const { lora, layers: whole, tensors } = await checkAdapter(wholeConfig, directory);
+    const layers = whole.map((_, layer) => adapterParts(config, lora, layer));
     const groups = layers.map((parts) => [...Map.groupBy(parts, (part) => part.key).values()]);
     const sizes = groups.flat().map((parts) => sizeOf(parts, lora.rank));
     const widest = Math.max(...sizes.map(({ R }) => R));
@@ -58,7 +68,8 @@ export class LoraWeights {
     const arena = new Arena(device, `adapter ${directory}`, bytes);
     try {
       const scratch = arena.tensor([maxTokens * widest], dtype);
-      const reader = new Reader(arena, tensors, dtype, lora.rank, loraScale(lora));
+      const origin = originsOf(whole, wholeConfig, shard ?? { rank: 0, world: 1 });
+      const reader = new Reader(arena, tensors, dtype, lora.rank, loraScale(lora), origin);
       const loaded: Map<string, Pair>[] = [];
       for (const [layer, list] of groups.entries()) {
         const pairs = new Map<string, Pair>();
@@ -87,6 +98,7 @@ export class LoraWeights {
   }
 
   close(): void {
+    this.onClose();
     this.arena.close();
   }
 }
@@ -100,6 +112,17 @@ export async function adapterStamp(directory: string): Promise<string> {
     return `${info.size} ${info.mtimeMs}`;
   });
   return (await Promise.all(stamps)).join(" ");
+}
+
+/** Where in the whole matrix a part of the share begins, and how many columns the whole has. */
+function originsOf(whole: readonly AdapterPart[][], config: LlamaConfig, shard: Shard) {
+  return (
+    layer: number,
+    { path, width, K }: AdapterPart,
+  ): { row: number; column: number; columns: number } => {
+    const all = whole[layer]?.find((part) => part.path === path) as AdapterPart;
+    return { ...originOf(path, [width, K], [all.width, all.K], { config, shard }), columns: all.K };
+  };
 }
 
 /** R: the ranks of all parts together. */
@@ -117,6 +140,7 @@ class Reader {
     private readonly dtype: DType,
     private readonly rank: number,
     private readonly scale: number,
+    private readonly origin: ReturnType<typeof originsOf>,
   ) {
     this.file = Bun.file(tensors.path);
   }
@@ -126,14 +150,20 @@ class Reader {
     const { N, K, R } = sizeOf(parts, rank);
     const a = this.zeros(R * K);
     const b = this.zeros(N * R);
-    for (const [i, { path, column, width }] of parts.entries()) {
-      a.set(
-        (await this.floats(adapterTensorName(layer, path, "lora_A"))).map((value) => value * scale),
-        i * rank * K,
-      );
-      const own = await this.floats(adapterTensorName(layer, path, "lora_B"));
+    for (const [i, part] of parts.entries()) {
+      const { path, column, width } = part;
+      const first = this.origin(layer, part);
+      const down = await this.floats(adapterTensorName(layer, path, "lora_A"));
+      for (let r = 0; r < rank; r++) {
+        const at = r * first.columns + first.column;
+        a.set(
+          down.subarray(at, at + K).map((value) => value * scale),
+          (i * rank + r) * K,
+        );
+      }
+      const up = await this.floats(adapterTensorName(layer, path, "lora_B"));
       for (let n = 0; n < width; n++)
-        b.set(own.subarray(n * rank, (n + 1) * rank), (column + n) * R + i * rank);
+        b.set(up.subarray((first.row + n) * rank, (first.row + n + 1) * rank), (column + n) * R + i * rank);
     }
     const packed = { a: arena.packed(R, K, this.dtype), b: arena.packed(N, R, this.dtype) };
     const source = this.dtype === "f64" ? "f64" : "f32";

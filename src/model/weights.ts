@@ -3,9 +3,10 @@
 import { aligned, Arena } from "../tensor/arena.ts";
 import { bfloat16ToFloat32, float16ToFloat32, float32ToBfloat16 } from "../tensor/convert.ts";
 import { type Device, MappedFile } from "../tensor/device.ts";
-import { bytesOf, type DType, type PackedMatrix, Tensor } from "../tensor/tensor.ts";
+import { bytesOf, type DType, type PackedMatrix, Tensor, type WeightType } from "../tensor/tensor.ts";
 import { UsageError } from "../util/errors.ts";
 import type { Checkpoint, CheckpointTensor } from "./checkpoint.ts";
+import { packColumns } from "./column_slice.ts";
 import type { LlamaConfig } from "./config.ts";
 
 export interface Block {
@@ -39,8 +40,8 @@ export interface LlamaWeights {
 /** What flows between the ops; norm weights and biases have its type too. */
 type ActivationType = Extract<DType, "f32" | "bf16" | "f64">;
 
-/** Weights computed in: float32, bfloat16, or float64 for checks. */
-export type ComputeType = Extract<DType, "f32" | "bf16" | "f64">;
+/** Weights computed in: float32, bfloat16, int8 or int4, or float64 for checks. */
+export type ComputeType = Extract<WeightType, "f32" | "bf16" | "f64" | "q8" | "q4">;
 
 /** A parameter as the checkpoint names it, with the shape it must have. */
 export interface Part {
@@ -73,10 +74,11 @@ export function loadWeights(
   config: LlamaConfig,
   compute: ComputeType,
   onProgress: (done: number, total: number) => void = () => {},
+  { layers, top, embedding: embeddingPart } = parametersOf(config),
 ): LlamaWeights {
-  const { layers, top, embedding: embeddingPart } = parametersOf(config);
   const parameters = [...layers.flat(), ...top];
   checkNames(checkpoint, parameters, embeddingPart, config);
+  checkBlocks(checkpoint, parameters, compute);
   const activationType = activationTypeOf(device, compute);
   const arena = new Arena(device, "weights", sizeOf(device, parameters, compute, activationType));
   const files = new MappedFiles(device);
@@ -206,10 +208,26 @@ export function checkNames(
   for (const part of [...parameters.flatMap(partsOf), embedding]) elementType(entryOf(checkpoint, part));
 }
 
+/** Rows of quantised matrices are whole blocks of 32 elements: before memory is reserved. */
+function checkBlocks(checkpoint: Checkpoint, parameters: Parameter[], compute: ComputeType): void {
+  if (compute !== "q8" && compute !== "q4") return;
+  for (const p of parameters)
+    if ("matrix" in p && p.K % 32 !== 0)
+      throw new UsageError(
+        `${checkpoint.directory}: ${p.matrix[0]?.name} has rows of ${p.K} elements; ${compute === "q8" ? "int8" : "int4"} weights have a scale for every 32, so rows must be a multiple of 32. Choose --dtype bfloat16.`,
+      );
+}
+
 function sizeOf(device: Device, parameters: Parameter[], compute: ComputeType, activations: DType): number {
   const bytes = (p: Parameter) =>
     "matrix" in p ? device.packBytes(p.N, p.K, compute) : p.size * bytesOf[activations];
   return parameters.reduce((sum, parameter) => sum + aligned(bytes(parameter)), 0);
+}
+
+/** Parameters of a whole model. */
+export function countModel(config: LlamaConfig): number {
+  const { layers, top, embedding } = parametersOf(config);
+  return countParameters([...layers.flat(), ...top], embedding, config);
 }
 
 function countParameters(parameters: Parameter[], embedding: Part, config: LlamaConfig): number {
@@ -298,13 +316,21 @@ class Loader {
     for (const part of p.matrix) {
       const entry = entryOf(this.checkpoint, part);
       const rows = part.shape[0] as number;
-      this.arena.device.pack(
-        packed,
-        this.files.get(entry.file).data + entry.begin,
-        row,
-        rows,
-        elementType(entry),
-      );
+      const { columns } = entry;
+      if (columns)
+        packColumns(this.arena.device, packed, row, this.files.get(entry.file), {
+          ...entry,
+          columns,
+          type: elementType(entry),
+        });
+      else
+        this.arena.device.pack(
+          packed,
+          this.files.get(entry.file).data + entry.begin,
+          row,
+          rows,
+          elementType(entry),
+        );
       row += rows;
       this.progress(entry);
     }

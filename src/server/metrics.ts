@@ -118,6 +118,7 @@ export class Metrics {
           model_name: m.id,
           block_size: String(m.engine.stats.pageSize),
           num_gpu_blocks: String(m.engine.stats.pagesTotal),
+          cache_dtype: m.engine.info?.cacheDtype ?? "",
         },
         1,
       ]),

@@ -99,6 +99,16 @@ export class Device {
     return !this.info.isa.startsWith("sm_");
   }
 
+  /** Whether a GPU answers no more: after some errors every call of a process fails until it ends. */
+  get isLost(): boolean {
+    try {
+      this.readInfo();
+      return false;
+    } catch {
+      return true;
+    }
+  }
+
   /** Whether ops can be recorded as a Graph: those of GPUs only. */
   get hasGraphs(): boolean {
     return this.info.isa.startsWith("sm_");

@@ -1,5 +1,5 @@
-/** Communicator over a shared memory object of one machine, or through NCCL between GPUs: the name says which. A thread of the
- *  native library runs its collectives in the order of the calls.
+/** Communicator over a shared memory object of one machine, over memory of its GPUs, or through NCCL between GPUs: the name
+ *  says which. A thread of the native library runs its collectives in the order of the calls.
  *  Always: a collective that was not waited for is over before the next `exchange` or `barrier` returns. */
 import { ptr, type Pointer } from "bun:ffi";
 import {
@@ -17,24 +17,28 @@ import { type Device, type DeviceEvent, QueuedWork } from "./device.ts";
 import { dtypeCode, type Tensor } from "./tensor.ts";
 
 export interface SharedMemoryOptions {
-  /** The same for all ranks of a run, and never used before: "/koala-...", rank 0's offer, or the second after the first. */
+  /** The same for all ranks of a run, and never used before: "/koala-...", "peer:/koala-...", rank 0's offer, or the first
+   *  behind the last. */
   name: string;
   rank: number;
   world: number;
   /** How long a rank waits for the others before it calls them lost. */
   timeoutSeconds: number;
+  /** The same until all have joined (default: timeoutSeconds). */
+  joinSeconds?: number;
   /** Told before this rank waits for a collective (its symbol) and after (null). */
   onWait?: (symbol: string | null) => void;
   /** Bytes of shared memory a rank; longer tensors go through it piece by piece. */
   stagingBytes?: number;
 }
 
-/** What ranks tell each other before they choose a name: NCCL's version and the GPU, both empty where there is none, and a
- *  fresh name of a communicator through NCCL. */
+/** What ranks tell each other before they choose a name: NCCL's version and the GPU, both empty where there is none, a fresh
+ *  name of a communicator through NCCL, and the GPUs whose memory this one reads when another process has it. */
 export interface CommunicatorOffer {
   nccl: string;
   device: string;
   name: string;
+  peers: string[];
 }
 
 export function offerOf(device: Device): CommunicatorOffer {
@@ -81,7 +85,7 @@ class SharedMemoryCommunicator implements Communicator {
       rank,
       world,
       stagingBytes,
-      timeoutSeconds,
+      options.joinSeconds ?? timeoutSeconds,
     );
     device.check("koala_comm_open", status);
     this.handle = Number(out[0]) as Pointer;

@@ -42,6 +42,8 @@ export interface RunOptions {
   prompts?: Prompt[];
   /** Folder that gets a whole model step-N at the end of each epoch but the last; none by default. */
   epochModels?: string;
+  /** What is to be said before the first step: a warning in the run's record. */
+  notice?: string;
   /** Other ranks; one rank by default. */
   device?: Device;
   communicator?: Communicator;
@@ -112,6 +114,7 @@ export async function runTraining(options: RunOptions): Promise<string | null> {
   try {
     trainer.prepare();
     if (last !== null) await trainer.resume(last);
+    if (options.notice && isFirst) onEvent({ type: "warning", step: trainer.step, message: options.notice });
     // The process before may have died between the checkpoint and the export.
     const { order, step: at } = trainer;
     if (at > 0 && at < order.steps && order.endsEpoch(at)) await afterEpoch(at);

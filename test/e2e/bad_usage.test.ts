@@ -14,6 +14,10 @@ const usage: [args: string[], says: RegExp][] = [
   [["serve", "--model", "x", "--port", "70000"], /--port.*65535/],
   [["serve", "--model", "x", "--max-model-len", "0"], /--max-model-len/],
   [["serve", "--model", "x", "--cache-memory", "lots"], /--cache-memory/],
+  [
+    ["serve", "--model", "x", "--kv-cache-dtype", "int8"],
+    /--kv-cache-dtype.* auto, float32, bfloat16 or fp8/,
+  ],
   [["serve", "--model"], /--model/],
   [["serve", "x"], /serve|argument/],
   [["sreve"], /sreve.*serve/s],

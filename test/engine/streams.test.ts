@@ -12,12 +12,18 @@ import { families, familyDirectory } from "../support/paths.ts";
 const STREAMS = 32;
 
 const cases = [
-  ...families.map((family) => [family, "float32"] as const),
-  ["llama-gqa-rope3", "bfloat16"] as const,
+  ...families.map((family) => [family, "float32", "auto"] as const),
+  ["llama-gqa-rope3", "bfloat16", "auto"] as const,
+  ["llama-gqa-rope3", "bfloat16", "fp8"] as const,
 ];
 
-describe.each(cases)("%s in %s", (family, dtype) => {
-  const opening = openModel(familyDirectory(family), { dtype, maxSequences: 16, maxStepTokens: 48 });
+describe.each(cases)("%s in %s, cache %s", (family, dtype, kvCacheDtype) => {
+  const opening = openModel(familyDirectory(family), {
+    dtype,
+    kvCacheDtype,
+    maxSequences: 16,
+    maxStepTokens: 48,
+  });
   afterAll(async () => (await opening).close());
 
   test(`${STREAMS} streams with a third aborted equal the runs alone, and every page is free at the end`, async () => {

@@ -15,6 +15,7 @@ import {
 } from "./target.ts";
 
 import { bytesOf, concatenate, shuffled, TOLERANCE, type Case } from "./case.ts";
+import { throughE4m3 } from "./e4m3.ts";
 
 export interface AttentionShape {
   /** Queries and total length (past included) of each sequence. */
@@ -24,7 +25,7 @@ export interface AttentionShape {
   E: number;
   P: number;
   window?: number;
-  ctype: FloatType;
+  ctype: FloatType | "f8";
   dtype: FloatType;
 }
 
@@ -40,8 +41,9 @@ export function attentionCase(o: AttentionShape): Case {
       .map((s) => `${s.queries}/${s.length}`)
       .join(" ")} H=${H} G=${G} E=${E} P=${o.P}${window ? ` window ${window}` : ""} ${dtype} cache ${ctype}`,
     flops: 4 * pairs * H * E,
-    bytes: 2 * keys * G * E * bytesOf(ctype),
-    tolerance: ctype === "bf16" ? 2e-5 : TOLERANCE[dtype],
+    bytes: 2 * keys * G * (ctype === "f8" ? E + 4 : E * bytesOf(ctype)),
+    // Tensor cores and their like multiply bfloat16: queries and weights are rounded to it.
+    tolerance: ctype === "bf16" || ctype === "f8" ? 2e-5 : TOLERANCE[dtype],
     prepare(target) {
       const run = new AttentionRun(target, o, new Random(keys + H));
       return {
@@ -175,7 +177,7 @@ export class AttentionRun {
     const out: number[] = [];
     sequences.forEach((s, index) => {
       const q = decode(this.qkv[index]!, dtype);
-      const cached = decode(encode(q, ctype), ctype);
+      const cached = ctype === "f8" ? throughHeads(q, width, H * E, E) : decode(encode(q, ctype), ctype);
       for (let i = s.length - s.queries; i < s.length; i++)
         for (let h = 0; h < H; h++) {
           const g = Math.floor(h / (H / G));
@@ -199,4 +201,12 @@ export class AttentionRun {
     });
     return Float64Array.from(out);
   }
+}
+
+/** Rows of `width` with all heads from column `first` on as an f8 cache keeps them. */
+function throughHeads(x: Float64Array, width: number, first: number, E: number): Float64Array {
+  const out = x.slice();
+  for (let row = 0; row < x.length; row += width)
+    for (let at = row + first; at < row + width; at += E) out.set(throughE4m3(x.subarray(at, at + E)), at);
+  return out;
 }

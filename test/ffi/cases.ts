@@ -8,23 +8,36 @@ import { check, decode, encode, native, Random, zeros, type FloatType } from "./
 
 import { attentionCase } from "./attention_cases.ts";
 import { bytesOf, fill, normalised, simple, TOLERANCE, type Case } from "./case.ts";
+import { dequantised, isQuantised, type WeightType } from "./quantise.ts";
 
 export function matmulCase(o: {
   T: number;
   N: number;
   K: number;
-  wtype: FloatType;
+  wtype: WeightType;
   dtype: FloatType;
   stype?: FloatType;
   bias?: boolean;
   accumulate?: boolean;
   copies?: number;
 }): Case {
-  const { T, N, K, wtype, dtype, stype = wtype, bias = false, accumulate = false, copies = 1 } = o;
+  const {
+    T,
+    N,
+    K,
+    wtype,
+    dtype,
+    stype = isQuantised(wtype) ? "f32" : wtype,
+    bias = false,
+    accumulate = false,
+    copies = 1,
+  } = o;
   return {
     name: `matmul T=${T} N=${N} K=${K} ${dtype} x ${wtype}${stype === wtype ? "" : ` from ${stype}`}${bias ? " + bias" : ""}${accumulate ? " + y" : ""}`,
     flops: 2 * T * N * K,
-    bytes: N * K * bytesOf(wtype) + T * (N + K) * bytesOf(dtype),
+    bytes:
+      N * K * (wtype === "q8" ? 34 / 32 : wtype === "q4" ? 18 / 32 : bytesOf(wtype)) +
+      T * (N + K) * bytesOf(dtype),
     tolerance: wtype === "bf16" && dtype === "f64" ? 1e-12 : TOLERANCE[dtype],
     prepare(target) {
       const random = new Random(T + 7 * N + 13 * K);
@@ -55,9 +68,12 @@ export function matmulCase(o: {
           ),
         actual: () => decode(y, dtype),
         expected() {
-          const rounded = (v: Float64Array) => decode(encode(v, wtype), wtype);
-          const [w, b, old] = [rounded(decode(weight, stype)), decode(added, dtype), decode(before, dtype)];
-          const a = wtype === "bf16" ? rounded(decode(x, dtype)) : decode(x, dtype);
+          const rounded = (v: Float64Array, type: FloatType) => decode(encode(v, type), type);
+          const held = decode(weight, stype);
+          const w = isQuantised(wtype) ? dequantised(held, wtype) : rounded(held, wtype);
+          const [b, old] = [decode(added, dtype), decode(before, dtype)];
+          const narrow = wtype === "bf16" || isQuantised(wtype);
+          const a = narrow ? rounded(decode(x, dtype), "bf16") : decode(x, dtype);
           return fill(T, N, (t, n) => {
             let sum = (bias ? b[n]! : 0) + (accumulate ? old[t * N + n]! : 0);
             for (let k = 0; k < K; k++) sum += a[t * K + k]! * w[n * K + k]!;
@@ -321,6 +337,16 @@ export function smallCases(): Case[] {
         matmulCase({ T: 200, N: 520, K: 44, wtype, dtype, accumulate: true }),
       );
     }
+    for (const wtype of dtype === "f64" ? [] : (["q8", "q4"] as const))
+      cases.push(
+        matmulCase({ T: 1, N: 64, K: 96, wtype, dtype, stype: "bf16" }),
+        matmulCase({ T: 5, N: 45, K: 32, wtype, dtype, bias: true, stype: "f16" }),
+        matmulCase({ T: 13, N: 100, K: 416, wtype, dtype, accumulate: true, stype: "f64" }),
+        matmulCase({ T: 2, N: 33, K: 3424, wtype, dtype, bias: true, accumulate: true }),
+        matmulCase({ T: 30, N: 71, K: 288, wtype, dtype }),
+        matmulCase({ T: 130, N: 72, K: 64, wtype, dtype, bias: true }),
+        matmulCase({ T: 200, N: 520, K: 96, wtype, dtype, accumulate: true }),
+      );
     for (const ttype of ["f32", "bf16", "f16", "f64"] as const)
       cases.push(embedCase({ T: 7, D: 37, V: 11, ttype, dtype }));
     cases.push(rmsNormCase({ T: 1, D: 64, dtype }), rmsNormCase({ T: 9, D: 77, dtype }));
@@ -333,7 +359,7 @@ export function smallCases(): Case[] {
       gatherRowsCase({ T: 9, R: 5, D: 35, dtype }),
       sumRowsCase({ starts: [0, 3, 3, 10], D: 21, dtype }),
     );
-    for (const ctype of dtype === "f64" ? types : (["f32", "bf16"] as const)) {
+    for (const ctype of dtype === "f64" ? types : (["f32", "bf16", "f8"] as const)) {
       const common = { ctype, dtype } as const;
       cases.push(
         attentionCase({ sequences: [{ queries: 1, length: 1 }], H: 2, G: 2, E: 8, P: 32, ...common }),
@@ -382,30 +408,31 @@ export function smallCases(): Case[] {
     [64, 50],
     [128, 0],
   ] as const)
-    cases.push(
-      attentionCase({
-        sequences: [
-          {
-            queries: 70,
-            length: 150,
-          },
-          {
-            queries: 1,
-            length: 300,
-          },
-          {
-            queries: 3,
-            length: 3,
-          },
-        ],
-        H: 4,
-        G: 2,
-        E,
-        P: 32,
-        window,
-        ctype: "bf16",
-        dtype: "bf16",
-      }),
-    );
+    for (const ctype of ["bf16", "f8"] as const)
+      cases.push(
+        attentionCase({
+          sequences: [
+            {
+              queries: 70,
+              length: 150,
+            },
+            {
+              queries: 1,
+              length: 300,
+            },
+            {
+              queries: 3,
+              length: 3,
+            },
+          ],
+          H: 4,
+          G: 2,
+          E,
+          P: 32,
+          window,
+          ctype,
+          dtype: "bf16",
+        }),
+      );
   return cases;
 }

@@ -22,6 +22,7 @@ export interface RankReport {
 }
 
 const LONG = 30;
+const LARGE_SLOT = 2 ** 23;
 
 function call(status: number): void {
   if (status !== 0) throw new Error(String(native.koala_last_error()));
@@ -51,6 +52,10 @@ function at(array: NodeJS.TypedArray): Pointer {
 function over(comm: Pointer, status: number): void {
   call(status);
   call(native.koala_comm_wait(comm, ticket[0]!));
+  fetchCopies();
+}
+
+function fetchCopies(): void {
   for (const { array, data } of copies.splice(0)) {
     call(native.koala_memory_copy(target!.device, ptr(array), data, array.byteLength));
     call(native.koala_memory_free(target!.device, data, array.byteLength));
@@ -155,6 +160,35 @@ export function toBfloat16(values: Float32Array): Uint16Array {
 export const fromBfloat16 = (bits: Uint16Array): Float32Array =>
   new Float32Array(Uint32Array.from(bits, (word) => word * 65536).buffer);
 
+/** Small and large sums of the device's memory by turns with those of the program's: how many are wrong. */
+function takeTurns(comm: Pointer, rank: number, world: number): Record<string, string> {
+  let wrong = 0;
+  for (const n of [7, 70_001, 7, 7, 130_000, 70_001, 7]) {
+    const inMemory = new Float32Array(n).fill(rank + 1);
+    const onDevice = new Float32Array(n).fill(10 * (rank + 1));
+    const type = dtypeCode.f32;
+    if (n % 2 === 1) {
+      call(native.koala_comm_all_reduce(comm, ticketAt, ptr(inMemory), n, type, label, LONG));
+      call(native.koala_comm_wait(comm, ticket[0]!));
+    }
+    allReduce(comm, onDevice);
+    const sum = (world * (world + 1)) / 2;
+    wrong += onDevice.filter((x) => x !== 10 * sum).length;
+    if (n % 2 === 1) wrong += inMemory.filter((x) => x !== sum).length;
+  }
+  return { wrong: String(wrong) };
+}
+
+/** A large broadcast in one piece, after which its root closes at once: whether bytes are wrong. */
+function hurry(comm: Pointer, rank: number): Record<string, string> {
+  const all = new Uint8Array(2 * LARGE_SLOT).fill(rank + 1);
+  call(native.koala_comm_broadcast(comm, ticketAt, at(all), all.length, 0, label, LONG));
+  call(native.koala_comm_wait(comm, ticket[0]!));
+  call(native.koala_comm_close(comm));
+  fetchCopies();
+  return { wrong: Buffer.alloc(all.length, 1).equals(all) ? "no" : "some" };
+}
+
 /** Waits for the others where one of them never comes; rank 1 is that one. */
 async function misbehave(comm: Pointer, rank: number, scenario: string): Promise<void> {
   const x = new Float32Array(50_000).fill(rank);
@@ -187,15 +221,19 @@ if (import.meta.main) {
     console.log(Buffer.from(text.subarray(0, text.indexOf(0))).toString());
     process.exit(0);
   }
-  call(native.koala_comm_open(ptr(out), target!.device, cstring(name), rank, world, SLOT, LONG));
-  const comm = Number(out[0]) as Pointer;
+  const slot = scenario === "hurry" ? LARGE_SLOT : SLOT;
   const report: RankReport = { results: {}, error: null, waitedMs: 0 };
   const start = performance.now();
   try {
+    call(native.koala_comm_open(ptr(out), target!.device, cstring(name), rank, world, slot, LONG));
+    const comm = Number(out[0]) as Pointer;
     if (scenario === "sums") report.results = collect(comm, rank, world);
+    else if (scenario === "hurry") report.results = hurry(comm, rank);
+    else if (scenario === "turns") report.results = takeTurns(comm, rank, world);
     else if (scenario === "bfloat16") report.results = collectBfloat16(comm, rank, world);
     else await misbehave(comm, rank, scenario);
-    if (scenario !== "close" || rank !== 1) call(native.koala_comm_close(comm));
+    const closed = scenario === "hurry" || (scenario === "close" && rank === 1);
+    if (!closed) call(native.koala_comm_close(comm));
   } catch (error) {
     report.error = error instanceof Error ? error.message : String(error);
   }

@@ -10,18 +10,20 @@ export interface RanksOptions {
   /** What the collectives get: arrays of the program, or the device's memory. */
   memory?: "host" | "device";
   env?: Record<string, string>;
+  /** Of one rank. */
+  envOf?: (rank: number) => Record<string, string>;
 }
 
 /** Starts the ranks of a world and returns their reports; null for one that was killed. */
 export async function runRanks(
   world: number,
   scenario: string,
-  { name = freshName(), memory = "host", env = {} }: RanksOptions = {},
+  { name = freshName(), memory = "host", env = {}, envOf = () => ({}) }: RanksOptions = {},
 ): Promise<(RankReport | null)[]> {
   const script = join(import.meta.dir, "comm_rank.ts");
   const ranks = Array.from({ length: world }, (_, rank) =>
     Bun.spawn([process.execPath, script, name, `${rank}`, `${world}`, scenario, memory], {
-      env: { ...process.env, ...env },
+      env: { ...process.env, ...env, ...envOf(rank) },
       stdout: "pipe",
       stderr: "pipe",
     }),

@@ -14,20 +14,27 @@ const minutes = 60_000;
 
 /** What is run: files, and which of their tests in an ordinary run. */
 const groups: Record<string, { files: string[]; ordinary: string }> = {
-  "ops equal their formulas": { files: ["ffi/ops", "ffi/contrast", "ffi/pack"], ordinary: "" },
+  "ops equal their formulas": {
+    files: ["ffi/ops", "ffi/contrast", "ffi/pack", "ffi/cache_f8"],
+    ordinary: "",
+  },
   "wrong arguments give sentences": { files: ["ffi/errors"], ordinary: "" },
   "training ops equal their formulas": {
     files: ["ffi/gradients", "ffi/training_ops", "ffi/optimizer", "ffi/document_attention"],
     ordinary: "^gradients|^training|^the optimizer|wrong|alone",
   },
   "rows do not depend on their neighbours": {
-    files: ["ffi/invariance"],
-    ordinary: "45, 33|48, 64|101 tokens|norms",
+    files: ["ffi/invariance", "ffi/tensor_cores"],
+    ordinary: "45, 33|48, 64|101 tokens|norms|is the same decoded",
   },
   "tokens are drawn as the formula draws": { files: ["ffi/sample"], ordinary: "V=37|mask|penal|bias" },
+  "int8 and int4 weights are the bfloat16 weights that they stand for": {
+    files: ["ffi/quantised", "engine/quantised_weights"],
+    ordinary: "blocks|NaN|product|llama-mha with|adapter",
+  },
   "graphs repeat their ops": { files: ["ffi/graphs", "engine/decode_graphs"], ordinary: "" },
   "models serve as PyTorch does": {
-    files: ["engine/llama_runner"],
+    files: ["engine/llama_runner", "engine/kv_cache_dtype"],
     ordinary: "llama-gqa-rope3|qwen3-qknorm",
   },
   "models train as PyTorch does": { files: ["train/golden"], ordinary: "llama-gqa-rope3" },

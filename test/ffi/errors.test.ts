@@ -12,6 +12,7 @@ const dev = target.device;
 afterAll(() => target.close());
 
 const [F32, BF16, F64, F16] = [dtypeCode.f32, dtypeCode.bf16, dtypeCode.f64, dtypeCode.f16];
+const F8 = dtypeCode.f8;
 const x = target.at(new Float32Array(4096));
 const i = (...values: number[]) => target.i32(values);
 const none = null as unknown as Pointer;
@@ -77,6 +78,22 @@ const wrong: Record<string, [() => number, RegExp]> = {
   "a page of 48 tokens": [
     () => native.koala_cache_page_bytes(dev, target.at(new Float64Array(1)), 48, 2, 8, F32),
     /a page has 48 tokens; it must be a positive multiple of 32\./,
+  ],
+  "a cache of f16": [
+    () => native.koala_cache_page_bytes(dev, target.at(new Float64Array(1)), 32, 2, 8, F16),
+    /koala_cache_page_bytes: ctype is 3 \(f16\); f32, bf16, f64 and f8 are supported\./,
+  ],
+  "an f8 cache written from f64": [
+    () => native.koala_cache_write(dev, x, x, x, i(5), 1, 2, 1, 8, 32, F8, F64),
+    /koala_cache_write: an f8 cache needs f32 or bf16 activations, and these are f64\./,
+  ],
+  "an f8 cache read by f64": [
+    () => native.koala_attention(dev, x, x, x, x, i(0, 1), i(1), i(0), 1, 1, 32, 2, 1, 8, 0, 1, F8, F64),
+    /koala_attention: an f8 cache needs f32 or bf16 activations, and these are f64\./,
+  ],
+  "f8 activations": [
+    () => native.koala_attention(dev, x, x, x, x, i(0, 1), i(1), i(0), 1, 1, 32, 2, 1, 8, 0, 1, F8, F8),
+    /koala_attention: dtype is 5 \(f8\); f32, bf16 and f64 are supported\./,
   ],
   "a negative slot": [
     () => native.koala_cache_write(dev, x, x, x, i(-5), 1, 2, 1, 8, 32, F32, F32),

@@ -67,13 +67,14 @@ for (const isa of availableIsas()) {
       ["bf16", "f32"],
       ["f32", "f32"],
       ["bf16", "bf16"],
+      ["f8", "bf16"],
       ["f64", "f64"],
     ] as const) {
       for (const window of [0, 45, 700]) {
         const short = [
           { H: 6, G: 2, E: 16, L: 101 },
           { H: 2, G: 2, E: 40, L: 70 },
-          ...(ctype === "bf16" ? [{ H: 2, G: 1, E: 64, L: 180 }] : []),
+          ...(ctype === "bf16" || ctype === "f8" ? [{ H: 2, G: 1, E: 64, L: 180 }] : []),
         ];
         // Windows that span blocks of keys, with rows whose tile-mates see an earlier panel than they do (988 and 985).
         const long = [{ H: 1, G: 1, E: 8, L: onGpu ? 330 : window === 45 ? 600 : 1010 }];

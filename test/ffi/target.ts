@@ -82,7 +82,7 @@ export class Target {
   pack(
     weight: Elements,
     stype: FloatType,
-    wtype: FloatType,
+    wtype: FloatType | "q8" | "q4",
     N: number,
     K: number,
     copies = 1,

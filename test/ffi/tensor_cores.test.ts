@@ -1,4 +1,4 @@
-/** Attention in bfloat16 at head dims 64 and 128, which GPUs give to their tensor cores: paged and over documents, against
+/** Attention in bfloat16 (and over f8 caches) at head dims 64 and 128, which GPUs give to their tensor cores: paged and over documents, against
  *  the float64 formula; and bit for bit, whatever stands beside a row or is done by the same block before it. */
 import { afterAll, describe, expect, test } from "bun:test";
 
@@ -32,10 +32,10 @@ function distance(
   return Math.sqrt(difference / size);
 }
 
-describe("paged attention of bfloat16 heads of 64 and 128", () => {
+describe("paged attention of bfloat16 and f8 heads of 64 and 128", () => {
   const sequences = (...pairs: [queries: number, length: number][]) =>
     pairs.map(([queries, length]) => ({ queries, length }));
-  // Decoded tokens of one and of two splits of keys, chunks that begin inside a tile, more tiles than blocks.
+  // Decoded tokens of one and of several splits of keys, chunks that begin inside a tile, more tiles than blocks.
   const shapes: Omit<AttentionShape, "dtype" | "ctype">[] = [
     { sequences: sequences([1, 67], [5, 5], [1, 1], [1, 600], [70, 600]), H: 4, G: 2, E: 64, P: 32 },
     { sequences: sequences([16, 78], [33, 140], [1, 513]), H: 2, G: 2, E: 64, P: 64, window: 45 },
@@ -43,8 +43,12 @@ describe("paged attention of bfloat16 heads of 64 and 128", () => {
     { sequences: sequences([2, 40], [1, 33]), H: 40, G: 2, E: 64, P: 32 },
   ];
   for (const shape of shapes)
-    for (const dtype of ["bf16", "f32"] as const) {
-      const each = attentionCase({ ...shape, ctype: "bf16", dtype });
+    for (const [dtype, ctype] of [
+      ["bf16", "bf16"],
+      ["f32", "bf16"],
+      ["bf16", "f8"],
+    ] as const) {
+      const each = attentionCase({ ...shape, ctype, dtype });
       test(`${each.name} is the formula`, () => {
         const prepared = each.prepare(target);
         prepared.call();
@@ -54,17 +58,19 @@ describe("paged attention of bfloat16 heads of 64 and 128", () => {
       });
     }
 
-  for (const [E, window] of [
-    [64, 0],
-    [64, 90],
-    [128, 0],
+  for (const [E, window, ctype] of [
+    [64, 0, "bf16"],
+    [64, 90, "bf16"],
+    [128, 0, "bf16"],
+    [64, 90, "f8"],
+    [128, 0, "f8"],
   ] as const)
-    test(`a token of a prompt is the same decoded, in a chunk and whole (E=${E}, window ${window})`, () => {
+    test(`a token of a prompt is the same decoded, in a chunk and whole (E=${E}, window ${window}, cache ${ctype})`, () => {
       const [H, G, L] = [2, 1, E === 64 ? 600 : 150];
       const [width, row] = [(H + 2 * G) * E, H * E];
       const tokens = encode(new Random(L).normals(L * width), "bf16");
       const attend = (list: AttentionShape["sequences"], P: number) => {
-        const shape = { sequences: list, H, G, E, P, window, ctype: "bf16", dtype: "bf16" } as const;
+        const shape = { sequences: list, H, G, E, P, window, ctype, dtype: "bf16" } as const;
         const run = new AttentionRun(target, shape, new Random(5), tokens);
         run.attend();
         run.release();
@@ -86,6 +92,30 @@ describe("paged attention of bfloat16 heads of 64 and 128", () => {
         expect(bits(beside.slice(0, queries * row))).toBe(want);
       }
     });
+});
+
+test("a token behind thousands of others, where splits of keys are longer, is the same decoded and in a chunk", () => {
+  const [H, G, E, L] = [1, 1, 64, 4700];
+  const tokens = encode(new Random(L).normals(L * (H + 2 * G) * E), "bf16");
+  const attend = (queries: number, length: number) => {
+    const shape: AttentionShape = {
+      sequences: [{ queries, length }],
+      H,
+      G,
+      E,
+      P: 32,
+      ctype: "f8",
+      dtype: "bf16",
+    };
+    const run = new AttentionRun(target, shape, new Random(5), tokens);
+    run.attend();
+    run.release();
+    return { bits: bits(run.y.slice((queries - 1) * E)), y: run.result(), wanted: run.formula() };
+  };
+  const alone = attend(1, L);
+  expect(attend(3, L).bits).toBe(alone.bits);
+  expect(distance(alone.y, alone.wanted) ** 2).toBeLessThan(2e-5);
+  expect(attend(2, 4097).bits).toBe(attend(1, 4097).bits);
 });
 
 describe("attention over documents of bfloat16 heads of 64 and 128", () => {

@@ -127,6 +127,11 @@ describe("metrics", () => {
         expect(samples.get(prefix + gauge + label)).toBe(0);
     }
     expect(
+      samples.get(
+        'vllm:cache_config_info{model_name="odd\\"name\\\\",block_size="16",num_gpu_blocks="64",cache_dtype="float32"}',
+      ),
+    ).toBe(1);
+    expect(
       samples.get('vllm:request_success_total{model_name="odd\\"name\\\\",finished_reason="stop"}'),
     ).toBe(2);
     expect(samples.get('koala_http_responses_total{route="/v1/completions",status="400"}')).toBe(1);

@@ -100,6 +100,7 @@ export class FakeEngine implements Engine {
       maxModelLen: options.maxModelLen ?? 2048,
       maxSequences: 64,
       dtype: "float32",
+      cacheDtype: "float32",
       device: "fake",
       parameterCount: 0,
       weightBytes: 0,

@@ -48,6 +48,7 @@ async function load(progress: (stage: string, done: number, total: number) => vo
     maxModelLen,
     maxSequences: maxRows,
     dtype: "fake",
+    cacheDtype: "fake",
     device: String(process.pid),
     ...sizes,
   };

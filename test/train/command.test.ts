@@ -106,3 +106,20 @@ test("a recipe with a mistake, and one that does not fit, end with one sentence"
     /^koala: The run needs .* available\. It would fit with micro_rows = 1, which needs .*\n$/,
   );
 });
+
+test("koala train takes a number of GPUs or a list of them, and no more ranks at least than at most", async () => {
+  const { recipe, koala } = await setUp();
+  for (const [flags, sentence] of [
+    [["--ranks", "2", "--min-ranks", "3"], "--min-ranks 3 is more than --ranks 2. Name as many or fewer."],
+    [
+      ["--devices", "0,1", "--min-ranks", "3"],
+      "--min-ranks 3 is more than --ranks 2. Name as many or fewer.",
+    ],
+    [["--devices", "0,1,0"], "It must be a number of GPUs, or a list of up to 8 different ones."],
+    [["--devices", "0,1", "--ranks", "2"], "--devices stands for --device cuda and --ranks; name it alone."],
+  ] as const) {
+    const { code, errors } = await koala("train", recipe, ...flags);
+    expect(errors).toContain(sentence);
+    expect(code).toBe(1);
+  }
+});

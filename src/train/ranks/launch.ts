@@ -1,12 +1,17 @@
 /** A training run on several ranks of this machine: checks what all of them would trip over, then supervises them. */
 import { UsageError } from "../../util/errors.ts";
 import { latestStep } from "../checkpoint/checkpoints.ts";
+import { deviceOfRank } from "../../tensor/open_device.ts";
 import type { Recipe } from "../recipe.ts";
 import { checkpointDirectory } from "../run.ts";
+import { placeProbe } from "./probe.ts";
 import type { RankRun } from "./rank_process.ts";
 import { superviseRanks, type SupervisorOptions } from "./supervisor.ts";
 
-export interface LaunchOptions extends Omit<SupervisorOptions, "command" | "checkpointStep"> {
+export interface LaunchOptions extends Omit<
+  SupervisorOptions,
+  "command" | "checkpointStep" | "microBatches"
+> {
   run: RankRun;
   /** The command line that runs `runRankProcess` with the JSON of a RankRun. */
   command: (run: string) => string[];
@@ -21,7 +26,7 @@ export function checkRows({ rows_per_step: rows }: Recipe, world: number): void 
 }
 
 /** Trains to the end or to a checkpoint where `signal` asks for it; failed ranks are started again from the newest
- *  checkpoint. Throws UsageError. */
+ *  checkpoint, at least `ranksMin` of them. Throws UsageError. */
 export function launchRanks({ run, command, ...options }: LaunchOptions): Promise<"finished" | "stopped"> {
   const { recipe, resume } = run;
   const directory = checkpointDirectory(recipe);
@@ -30,8 +35,12 @@ export function launchRanks({ run, command, ...options }: LaunchOptions): Promis
       `${recipe.output} holds checkpoints of an earlier run. Go on with --resume, or name another output.`,
     );
   checkRows(recipe, options.world);
+  const { world, devices } = options;
   return superviseRanks({
+    probe: placeProbe(command, options.env),
     ...options,
+    devices: devices ?? Array.from({ length: world }, (_, rank) => deviceOfRank(recipe.device, rank)),
+    microBatches: Math.ceil(recipe.rows_per_step / recipe.micro_rows),
     command: command(JSON.stringify({ ...run, resume: true })),
     checkpointStep: () => latestStep(directory),
   });

@@ -1,13 +1,14 @@
 /** How ranks find each other: every rank tells one host who and where it is and what it offers; when all are there, the host
- *  tells them the name of their communicator: NCCL where each has a GPU of its own, shared memory on one machine, or both.
+ *  tells them the name of their communicator, which says what carries it (transport.ts).
  *  Always: the name is new for every meeting, so what a killed run left behind is never joined. */
 import { hostname } from "node:os";
 import { z } from "zod";
 import { type Communicator, SoloCommunicator } from "../../tensor/communicator.ts";
 import type { Device } from "../../tensor/device.ts";
-import { type CommunicatorOffer, joinSharedMemory, offerOf } from "../../tensor/shared_memory.ts";
+import { joinSharedMemory, offerOf } from "../../tensor/shared_memory.ts";
 import { UsageError } from "../../util/errors.ts";
 import type { RankPlace } from "./environment.ts";
+import { chooseTransport, type TransportAnswer, wishes, wishFromEnvironment } from "./transport.ts";
 
 export interface JoinOptions {
   /** How long to wait for the other ranks, here and in every collective. */
@@ -16,15 +17,15 @@ export interface JoinOptions {
   agreement?: string;
   /** Told before this rank waits for a collective (its symbol) and after (null). */
   onWait?: (symbol: string | null) => void;
-  /** Rank 0 is told where GPUs could be faster: one sentence. */
-  onStaged?: (sentence: string) => void;
+  /** Rank 0 of ranks with GPUs is told what carries their collectives: one sentence. */
+  onTransport?: (sentence: string) => void;
 }
 
 /** Meets the other ranks. Throws UsageError where they do not come or do not belong together. */
 export async function joinRanks(
   device: Device,
   place: RankPlace | null,
-  { timeoutSeconds = 1800, agreement = "", onWait = () => {}, onStaged = () => {} }: JoinOptions = {},
+  { timeoutSeconds = 1800, agreement = "", onWait = () => {}, onTransport = () => {} }: JoinOptions = {},
 ): Promise<Communicator> {
   if (place === null || place.world === 1) return new SoloCommunicator(device);
   const { rank, world } = place;
@@ -33,11 +34,9 @@ export async function joinRanks(
       ? hostRendezvous(world, { hostname: place.address, port: place.port, run: place.run, timeoutSeconds })
       : null;
   try {
-    const { name, staged } = await meet(place, agreement, offerOf(device), timeoutSeconds * 1000);
-    if (staged !== undefined && rank === 0)
-      onStaged(
-        `Collectives go through shared memory of this machine, which is slower than NCCL: ${staged}. \`koala doctor\` shows what was searched.`,
-      );
+    const own = { wish: wishFromEnvironment(), offer: offerOf(device) };
+    const { name, carried } = await meet(place, agreement, own, timeoutSeconds * 1000);
+    if (carried !== undefined && rank === 0) onTransport(carried);
     return joinSharedMemory(device, { name, rank, world, timeoutSeconds, onWait });
   } finally {
     host?.close();
@@ -49,8 +48,13 @@ export interface Rendezvous {
   close(): void;
 }
 
-/** What koala_comm_offer says of a rank: its NCCL and its GPU, both empty on the CPU, and a name for all. */
-const offerSchema = z.strictObject({ nccl: z.string(), device: z.string(), name: z.string() });
+/** What koala_comm_offer says of a rank. */
+const offerSchema = z.strictObject({
+  nccl: z.string(),
+  device: z.string(),
+  name: z.string(),
+  peers: z.array(z.string()),
+});
 
 const introductionSchema = z.strictObject({
   rank: z.int().min(0),
@@ -58,12 +62,12 @@ const introductionSchema = z.strictObject({
   run: z.string(),
   machine: z.string(),
   agreement: z.string(),
+  wish: z.enum(wishes).default("auto"),
   offer: offerSchema,
 });
 type Introduction = z.infer<typeof introductionSchema>;
 
-/** `staged`: why collectives between GPUs go through the machine's memory. */
-type Answer = { name: string; staged?: string } | { error: string };
+type Answer = TransportAnswer | { error: string };
 
 export interface RendezvousOptions {
   hostname?: string;
@@ -103,7 +107,7 @@ export function hostRendezvous(
       );
       joined.push(visitor);
       if (error !== null) answerAll({ error });
-      else if (joined.length === world) answerAll(communicatorOf(joined.map((one) => one.introduction)));
+      else if (joined.length === world) answerAll(chooseTransport(joined.map((one) => one.introduction)));
       else if (answer !== null) answerAll(answer);
     },
     // Whoever starts it again must not meet its ghost.
@@ -186,47 +190,15 @@ function objection(own: Introduction, world: number, others: Introduction[]): st
   return null;
 }
 
-/** The name that all are told, once they are there. */
-function communicatorOf(ranks: Introduction[]): Answer {
-  const [first, ...others] = ranks.toSorted((a, b) => a.rank - b.rank) as [Introduction, ...Introduction[]];
-  const elsewhere = others.find(({ machine }) => machine !== first.machine);
-  const object = elsewhere === undefined ? `/koala-${crypto.randomUUID()}` : "";
-  const obstacle = ncclObstacle([first, ...others]);
-  if (obstacle === null) return { name: `${first.offer.name}${object}` };
-  const gpus = [first, ...others].some(({ offer }) => offer.device !== "");
-  if (elsewhere === undefined) return gpus ? { name: object, staged: obstacle } : { name: object };
-  return {
-    error: `Rank ${elsewhere.rank} runs on ${elsewhere.machine} and rank ${first.rank} on ${first.machine}, but ${obstacle}; without NCCL, ranks talk through shared memory and must be on one machine.`,
-  };
-}
-
-/** Why these ranks cannot talk through NCCL; null where they can. */
-function ncclObstacle(ranks: Introduction[]): string | null {
-  const without = ranks.find(({ offer }) => offer.nccl === "");
-  if (without !== undefined)
-    return `rank ${without.rank} has no ${without.offer.device === "" ? "GPU" : "NCCL"}`;
-  const [first] = ranks as [Introduction];
-  const other = ranks.find(({ offer }) => offer.nccl !== first.offer.nccl);
-  if (other !== undefined)
-    return `rank ${first.rank} has NCCL ${first.offer.nccl} and rank ${other.rank} ${other.offer.nccl}`;
-  const owners = new Map<string, number>();
-  for (const { rank, machine, offer } of ranks) {
-    const owner = owners.get(`${machine} ${offer.device}`);
-    if (owner !== undefined) return `ranks ${owner} and ${rank} share the GPU ${offer.device}`;
-    owners.set(`${machine} ${offer.device}`, rank);
-  }
-  return null;
-}
-
 /** Introduces this rank, as often as it takes until the host is up. Returns the name of the communicator. */
 async function meet(
   place: RankPlace,
   agreement: string,
-  offer: CommunicatorOffer,
+  own: Pick<Introduction, "wish" | "offer">,
   timeoutMs: number,
-): Promise<{ name: string; staged?: string }> {
+): Promise<TransportAnswer> {
   const { rank, world, run, address, port } = place;
-  const introduction: Introduction = { rank, world, run, machine: hostname(), agreement, offer };
+  const introduction: Introduction = { rank, world, run, machine: hostname(), agreement, ...own };
   // The host gives up first where it began with this rank, and says who is missing.
   const deadline = performance.now() + timeoutMs + 1000;
   for (let pause = 10; ; pause = Math.min(2 * pause, 1000)) {

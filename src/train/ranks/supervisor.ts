@@ -1,13 +1,15 @@
-/** Starts the ranks of a run, watches them, and starts all again from the last checkpoint when one dies or hangs.
- *  Always: ranks live and end together; after `superviseRanks` none is left. The report names the rank that failed first,
- *  not those that lost it. Without progress between failures the run is given up. */
+/** Starts the ranks of a run, watches them, and starts all again from the last checkpoint when one dies or hangs; without
+ *  those whose device is gone or that fail again and again, where fewer are allowed (places.ts).
+ *  Always: ranks live and end together; after `superviseRanks` none is left that the system can end. The report names the
+ *  rank that failed first, not those that lost it. Without progress between failures the run is given up. */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { UsageError } from "../../util/errors.ts";
 import { placeVariables } from "./environment.ts";
 import { type Beat, createHeartbeats, readHeartbeats } from "./heartbeat.ts";
-import { type FromRank, PEER_LOST } from "./rank_process.ts";
+import { type Place, Places, type ProbePlace } from "./places.ts";
+import { DEVICE_LOST, type FromRank, PEER_LOST } from "./rank_process.ts";
 import { hostRendezvous } from "./rendezvous.ts";
 
 export interface SupervisorOptions {
@@ -15,6 +17,14 @@ export interface SupervisorOptions {
   /** Program and arguments of a rank; the variables of its environment say which it is. */
   command: string[];
   env?: Record<string, string | undefined>;
+  /** The device of each rank; by default what the recipe says. */
+  devices?: readonly string[];
+  /** As few ranks may go on after a failure; by default all must. */
+  ranksMin?: number;
+  /** Micro-batches of a step, which fewer ranks share evenly where they can. */
+  microBatches?: number;
+  /** Whether a rank's device works, asked before a restart; by default they all do. */
+  probe?: ProbePlace;
   /** A rank that has not said anything for so long hangs. */
   silenceMs?: number;
   /** Restarts in a row without a new checkpoint. */
@@ -37,19 +47,25 @@ export interface SupervisorOptions {
  *  the run is given up. */
 export async function superviseRanks(options: SupervisorOptions): Promise<"finished" | "stopped"> {
   const { restartsMax = 3, restartDelayMs = 1000, checkpointStep, onRestart, signal } = options;
+  const places = new Places(placesOf(options));
   let restarts = 0;
   let everStarted = false;
   let from = checkpointStep();
+  let notice = "";
   for (;;) {
-    const failure = await new Attempt(options).run();
+    const failure = await attempt(options, places, notice);
     if (failure === null) return signal?.aborted ? "stopped" : "finished";
     const now = checkpointStep();
-    if (now !== from) restarts = 0;
+    if (now !== from) {
+      restarts = 0;
+      places.progress();
+    }
     from = now;
     const where = now === null ? "from the beginning" : `from step ${now}`;
     if (signal?.aborted)
       throw new UsageError(`${failure.report} The run was being stopped; resume it ${where}.`);
-    if (failure.final) throw new UsageError(failure.report);
+    // A device that was there before is not the user's mistake.
+    if (failure.final && !(failure.lost && everStarted)) throw new UsageError(failure.report);
     everStarted ||= failure.started;
     if (!everStarted) throw new UsageError(`${failure.report} The other ranks were stopped.`);
     if (restarts === restartsMax)
@@ -57,12 +73,31 @@ export async function superviseRanks(options: SupervisorOptions): Promise<"finis
         `${failure.report} The run is given up after ${restarts} restarts without a new checkpoint; resume it ${where} when the cause is gone.`,
       );
     const delay = restartDelayMs * 2 ** restarts++;
+    await places.learn(failure.place, options.probe ?? (async () => null));
+    const absence = places.absence();
+    const who = absence === "" || places.chosen() === null ? "all" : "these";
+    // Where too few were left, the report says so already.
+    const said = absence === "" || absence === failure.report ? "" : ` ${absence}`;
     onRestart(
-      `${failure.report} The other ranks were stopped, and all start again ${where} in ${delay / 1000} s (restart ${restarts} of ${restartsMax}).`,
+      `${failure.report}${said} The other ranks were stopped, and ${who} start again ${where} in ${delay / 1000} s (restart ${restarts} of ${restartsMax}).`,
     );
+    notice = absence;
     await pause(delay, signal);
     if (signal?.aborted) return "stopped";
   }
+}
+
+const placesOf = ({ world, devices, ranksMin = world, microBatches = 0 }: SupervisorOptions) => ({
+  places: Array.from({ length: world }, (_, index): Place => ({ index, device: devices?.[index] ?? "" })),
+  ranksMin,
+  microBatches,
+});
+
+/** Starts the ranks that are left; too few of them are a failure like any other. */
+async function attempt(options: SupervisorOptions, places: Places, notice: string): Promise<Failure | null> {
+  const chosen = places.chosen();
+  if (chosen !== null) return new Attempt(options, chosen, notice).run();
+  return { report: places.absence(), started: true, final: false, lost: false, place: null };
 }
 
 interface Failure {
@@ -71,6 +106,10 @@ interface Failure {
   started: boolean;
   /** A user's mistake, in one sentence. */
   final: boolean;
+  /** The rank's device is gone. */
+  lost: boolean;
+  /** Of the rank that failed. */
+  place: Place | null;
 }
 
 /** One start of all ranks. */
@@ -85,15 +124,20 @@ class Attempt {
   private readonly lastWords = new Map<number, Extract<FromRank, { type: "failed" }>>();
   private readonly failed = Promise.withResolvers<void>();
 
-  constructor(private readonly options: SupervisorOptions) {
-    createHeartbeats(this.page, options.world);
+  constructor(
+    private readonly options: SupervisorOptions,
+    private readonly places: Place[],
+    private readonly notice: string,
+  ) {
+    createHeartbeats(this.page, places.length);
     this.beats = readHeartbeats(this.page);
     this.ranks = [];
   }
 
   /** null: all ended well. */
   async run(): Promise<Failure | null> {
-    const { world, signal, silenceMs = 300_000 } = this.options;
+    const { signal, silenceMs = 300_000 } = this.options;
+    const world = this.places.length;
     const rendezvous = hostRendezvous(world);
     const stop = () => void this.stop();
     try {
@@ -117,12 +161,14 @@ class Attempt {
   }
 
   private start(rank: number, port: number): Bun.Subprocess {
-    const { command, env, world, onMessage } = this.options;
+    const { command, env, onMessage } = this.options;
     const child: Bun.Subprocess = Bun.spawn(command, {
       env: {
         ...(env ?? process.env),
-        ...placeVariables(rank, world, port),
+        ...placeVariables(rank, this.places.length, port),
         KOALA_HEARTBEATS: this.page,
+        KOALA_RANK_DEVICE: this.places[rank]?.device,
+        KOALA_RANKS_NOTICE: this.notice,
       },
       stdio: ["ignore", "inherit", "inherit"],
       serialization: "json",
@@ -158,20 +204,22 @@ class Attempt {
       watch.look();
       const { rank: silent, silentMs } = watch.culprit();
       const seconds = (silentMs / 1000).toFixed(0);
-      return {
-        report: `Rank ${silent} has been silent for ${seconds} s ${placeOf(beats[silent])}.`,
-        started,
-        final: false,
-      };
+      const report = `${this.nameOf(silent)} has been silent for ${seconds} s ${placeOf(beats[silent])}.`;
+      return { report, started, final: false, lost: false, place: this.places[silent] ?? null };
     }
     const words = this.lastWords.get(first);
-    if (words?.final) return { report: words.error, started, final: true };
+    const place = this.places[first] ?? null;
+    const lost = words?.lost ?? false;
+    if (words?.final) return { report: words.error, started, final: true, lost, place };
     const said = words ? `: ${words.error.replace(/\.?$/, ".")}` : ".";
-    return {
-      report: `Rank ${first} ${endOf(this.ranks[first])} ${placeOf(beats[first])}${said}`,
-      started,
-      final: false,
-    };
+    const report = `${this.nameOf(first)} ${endOf(this.ranks[first])} ${placeOf(beats[first])}${said}`;
+    return { report, started, final: false, lost, place };
+  }
+
+  /** "Rank 1", and which it was at first where that is another. */
+  private nameOf(rank: number): string {
+    const index = this.places[rank]?.index ?? rank;
+    return index === rank ? `Rank ${rank}` : `Rank ${rank} (${index} at first)`;
   }
 
   /** Asks the ranks to save and end; those that do not are killed. */
@@ -182,11 +230,16 @@ class Attempt {
     clearTimeout(limit);
   }
 
-  /** Checkpoints are safe at every moment, so nobody needs to be asked. */
+  /** Checkpoints are safe at every moment, so nobody needs to be asked. The system cannot end a process that waits for a GPU
+   *  which answers no more: after a while the others go on beside it. */
   private async kill(): Promise<void> {
     for (const rank of this.ranks)
       if (rank.exitCode === null && rank.signalCode === null) rank.kill("SIGKILL");
-    await Promise.all(this.ranks.map((rank) => rank.exited));
+    const late = Promise.withResolvers<void>();
+    const timer = setTimeout(late.resolve, killedMs);
+    await Promise.race([Promise.all(this.ranks.map((rank) => rank.exited)), late.promise]);
+    clearTimeout(timer);
+    for (const rank of this.ranks) rank.unref();
   }
 }
 
@@ -226,11 +279,16 @@ class Silence {
   }
 }
 
+/** Within which a process ends that was killed. */
+const killedMs = 60_000;
+
 const failedRank = (rank: Bun.Subprocess | undefined): boolean =>
   rank !== undefined && (rank.signalCode !== null || (rank.exitCode !== null && rank.exitCode !== 0));
 
-const endOf = (rank: Bun.Subprocess | undefined): string =>
-  rank?.signalCode ? `was ended by ${rank.signalCode}` : `ended with exit code ${rank?.exitCode}`;
+function endOf(rank: Bun.Subprocess | undefined): string {
+  if (rank?.signalCode) return `was ended by ${rank.signalCode}`;
+  return rank?.exitCode === DEVICE_LOST ? "lost its device" : `ended with exit code ${rank?.exitCode}`;
+}
 
 /** "in step 12, backward of layer 3, in koala_document_attention_backward" */
 function placeOf(beat: Beat | undefined): string {

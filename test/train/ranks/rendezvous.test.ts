@@ -9,8 +9,7 @@ import { runFolder, TinyRun } from "./tiny_run.ts";
 const folder = await runFolder();
 
 const objectName = /^\/koala-[0-9a-f-]{36}$/;
-const onCpu = { nccl: "", device: "", name: "" };
-const onGpu = (device: string, nccl = "2.30.7") => ({ nccl, device, name: `nccl:${device}` });
+const onCpu = { nccl: "", device: "", name: "", peers: [] as string[] };
 
 const introduction = (rank: number, world: number, machine: string, offer = onCpu): string =>
   `${JSON.stringify({ rank, world, run: "", machine, agreement: "", offer })}\n`;
@@ -32,45 +31,18 @@ async function say(port: number, text: string): Promise<string> {
   return answer;
 }
 
-describe("what carries the collectives", () => {
-  /** What ranks 0 and 1 are told; rank 1 comes first. */
-  const told = async (
-    [machine, offer]: [string, typeof onCpu],
-    [otherMachine, otherOffer]: [string, typeof onCpu],
-  ) => {
-    const host = hostRendezvous(2);
-    const answers = await Promise.all([
-      say(host.port, introduction(1, 2, otherMachine, otherOffer)),
-      Bun.sleep(20).then(() => say(host.port, introduction(0, 2, machine, offer))),
-    ]);
-    host.close();
-    expect(answers[0]).toBe(answers[1]!);
-    return JSON.parse(answers[0]) as { name?: string; error?: string; staged?: string };
-  };
-
-  test("is shared memory on one machine without GPUs, or with one GPU for two ranks", async () => {
-    expect((await told(["a", onCpu], ["a", onCpu])).name).toMatch(objectName);
-    expect(await told(["a", onGpu("01:00.0")], ["a", onGpu("01:00.0")])).toEqual({
-      name: expect.stringMatching(objectName),
-      staged: "ranks 0 and 1 share the GPU 01:00.0",
-    });
-    expect((await told(["a", onGpu("01:00.0")], ["a", onCpu])).staged).toBe("rank 1 has no GPU");
-  });
-
-  test("is NCCL by rank 0's id where each has a GPU, beside shared memory on one machine", async () => {
-    const { name } = await told(["a", onGpu("01:00.0")], ["a", onGpu("02:00.0")]);
-    expect(name).toMatch(/^nccl:01:00\.0\/koala-/);
-    expect((await told(["a", onGpu("01:00.0")], ["b", onGpu("01:00.0")])).name).toBe("nccl:01:00.0");
-  });
-
-  test.each([
-    [onCpu, onCpu, "rank 0 has no GPU"],
-    [onGpu("01:00.0"), { ...onGpu("01:00.0"), nccl: "" }, "rank 1 has no NCCL"],
-    [onGpu("01:00.0"), onGpu("01:00.0", "2.28.3"), "rank 0 has NCCL 2.30.7 and rank 1 2.28.3"],
-  ])("cannot be anything on two machines with %p and %p", async (first, second, obstacle) => {
-    expect((await told(["a", first], ["b", second])).error).toBe(
-      `Rank 1 runs on b and rank 0 on a, but ${obstacle}; without NCCL, ranks talk through shared memory and must be on one machine.`,
-    );
+test("all are told the same name, whoever comes first", async () => {
+  const host = hostRendezvous(2);
+  const onGpu = { nccl: "", device: "01:00.0", name: "", peers: ["01:00.0"] };
+  const answers = await Promise.all([
+    say(host.port, introduction(1, 2, "a", onGpu)),
+    Bun.sleep(20).then(() => say(host.port, introduction(0, 2, "a", onGpu))),
+  ]);
+  host.close();
+  expect(answers[0]).toBe(answers[1]!);
+  expect(JSON.parse(answers[0])).toEqual({
+    name: expect.stringMatching(/^peer:\/koala-[0-9a-f-]{36}$/),
+    carried: "Collectives go through the memory of the GPU 01:00.0, which 2 ranks share.",
   });
 });
 

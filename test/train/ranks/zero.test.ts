@@ -48,6 +48,15 @@ describe("training gives the same bits", () => {
     }
   });
 
+  test("on 8 ranks, one of which has one row more than the others", async () => {
+    const [one, eight] = [
+      await finished(1, ["rows_per_step=9", "zero=2"]),
+      await finished(8, ["rows_per_step=9", "zero=3"]),
+    ];
+    expect(eight.losses()).toEqual(one.losses());
+    expect(eight.weights()).toBe(one.weights());
+  });
+
   test("in stages 0 and 1 for the same world, and to 1e-6 those of stage 2", async () => {
     const [none, first, second] = [
       await finished(2, ["zero=0"]),
