@@ -41,7 +41,7 @@ const dims = (D: number, F: number, layers: number, H: number, G: number, V: num
 
 /** peers.py has the same. */
 export const shapes = {
-  tiny: dims(64, 176, 2, 4, 2, 512),
+  tiny: dims(64, 192, 2, 4, 2, 512),
   "llama-7b": dims(4096, 11008, 32, 32, 32, 32000),
   "llama-13b": dims(5120, 13824, 40, 40, 40, 32000),
   "llama-3-8b": dims(4096, 14336, 32, 32, 8, 128256, 500000),

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 # hidden, intermediate, layers, heads, key/value heads, vocabulary, rope theta: as bench_device.ts
 SHAPES = {
-    "tiny": (64, 176, 2, 4, 2, 512, 1e4),
+    "tiny": (64, 192, 2, 4, 2, 512, 1e4),
     "llama-7b": (4096, 11008, 32, 32, 32, 32000, 1e4),
 }
 BETA1, BETA2, EPS, RATE = 0.9, 0.999, 1e-8, 1e-4

@@ -22,7 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, StaticCache
 
 # hidden, intermediate, layers, heads, key/value heads, vocabulary, rope theta: as bench_device.ts
 SHAPES = {
-    "tiny": (64, 176, 2, 4, 2, 512, 1e4),
+    "tiny": (64, 192, 2, 4, 2, 512, 1e4),
     "llama-7b": (4096, 11008, 32, 32, 32, 32000, 1e4),
     "llama-13b": (5120, 13824, 40, 40, 40, 32000, 1e4),
     "llama-3-8b": (4096, 14336, 32, 32, 8, 128256, 5e5),

@@ -239,8 +239,10 @@ template <class T, class B> int32_t attend(koala_device* dev, PagedCall<T, B> ca
   const size_t parts = (size_t)call.S * call.heads.H * call.splits, E = call.heads.E;
   const size_t output = (parts * E * sizeof(float) + 255) / 256 * 256;
   if (begin(dev, "koala_attention", call.splits > 1 ? output + parts * sizeof(Part) : 0)) return -1;
-  call.output = (float*)dev->scratch;
-  call.parts = (Part*)((char*)dev->scratch + output);
+  if (call.splits > 1) {
+    call.output = (float*)dev->scratch;
+    call.parts = (Part*)((char*)dev->scratch + output);
+  }
   int32_t status = 1;
   if constexpr (!Same<B, float>::value) {
     const bool wide = is_aligned(call.keys.keys) && is_aligned(call.keys.values);
