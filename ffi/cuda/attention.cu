@@ -197,12 +197,14 @@ template <class T, class B> KERNEL(PLAIN_THREADS, 3) k_plain_split(PagedCall<T, 
 
 // ---- the host's side ----
 
-/** Lets blocks of a kernel have this much shared memory. */
+/** Lets blocks of a kernel, which have no other, have this much shared memory. The limit is always the GPU's: a smaller one
+ *  would also hold for what was recorded with more. */
 template <class K> int32_t allow_shared(koala_device* dev, K kernel, size_t bytes, int S) {
   REQUIRE(bytes <= dev->shared_bytes,
       "koala_attention: %d sequences need %zu bytes of shared memory and this GPU has %zu: serve fewer at once.", S,
       bytes, dev->shared_bytes);
-  REQUIRE_CUDA("attention", cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes));
+  REQUIRE_CUDA("attention",
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)dev->shared_bytes));
   return 0;
 }
 

@@ -17,6 +17,7 @@ constexpr size_t SLOTS = 4;              // a slot on the GPU is so many of the 
 constexpr size_t DIRECT = 256 << 10;     // bytes up to which every rank sums all, and saves a meeting
 constexpr double LAST_READS_S = 10;      // that a slot outlasts its collectives at most
 constexpr int BUS = 64;                  // bytes of a GPU's name
+constexpr size_t GRANULE = 2 << 20;      // bytes that CUDA shows to others at once: what else lay there, they would see, too
 
 struct PeerEnd {
   char* slots[COMM_RANKS_MAX] = {};  // as this process addresses them; nullptr: not there
@@ -178,8 +179,9 @@ int32_t make_card(koala_comm* c, Card* card) {
   REQUIRE_CUDA("comm_open", cudaSetDevice(ordinal));
   REQUIRE_CUDA("comm_open", cudaDeviceGetPCIBusId(card->bus, BUS, ordinal));
   end->half = SLOTS * c->slot / 2;
-  REQUIRE(cudaMalloc(&end->slots[c->rank], 2 * end->half) == cudaSuccess,
-      "The GPU %s has no memory for a slot of %.1f MiB.", card->bus, 2 * end->half / 1048576.);
+  const size_t bytes = (2 * end->half + GRANULE - 1) / GRANULE * GRANULE;
+  REQUIRE(cudaMalloc(&end->slots[c->rank], bytes) == cudaSuccess, "The GPU %s has no memory for a slot of %.1f MiB.",
+      card->bus, bytes / 1048576.);
   const cudaError_t status = cudaIpcGetMemHandle(&card->handle, end->slots[c->rank]);
   REQUIRE(status == cudaSuccess, "Memory of the GPU %s cannot be shown to other processes: %s.", card->bus,
       cudaGetErrorString(status));
@@ -237,15 +239,14 @@ int32_t connect(koala_comm* c, double timeout_s) {
 void leave(koala_comm* c) {
   PeerEnd* end = end_of(c);
   cudaSetDevice(of_device(c)->dev->ordinal);
+  // Before the own slot goes: CUDA wants memory to be unmapped elsewhere when its owner frees it.
+  for (int r = 0; r < c->world; r++)
+    if (r != c->rank && end->slots[r]) cudaIpcCloseMemHandle(end->slots[r]);
   if (end->joined) {
     comm_rest(c);
     comm_outlast_readers(c, LAST_READS_S);
   }
-  for (int r = 0; r < c->world; r++) {
-    if (!end->slots[r]) continue;
-    if (r == c->rank) cudaFree(end->slots[r]);
-    else cudaIpcCloseMemHandle(end->slots[r]);
-  }
+  cudaFree(end->slots[c->rank]);
   cudaGetLastError();
   if (end->joined) shared_memory.leave(c);
   free(end);
@@ -276,7 +277,7 @@ int32_t list_peers(koala_device* dev, char* text, size_t bytes) {
   // Not every system shows GPU memory to other processes.
   void* probe = nullptr;
   cudaIpcMemHandle_t handle;
-  const bool shows = cudaMalloc(&probe, 2 << 20) == cudaSuccess && cudaIpcGetMemHandle(&handle, probe) == cudaSuccess;
+  const bool shows = cudaMalloc(&probe, GRANULE) == cudaSuccess && cudaIpcGetMemHandle(&handle, probe) == cudaSuccess;
   cudaFree(probe);
   cudaGetLastError();
   if (!shows) return 0;

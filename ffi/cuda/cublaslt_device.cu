@@ -176,9 +176,12 @@ int32_t settle(koala_device* dev, Choice* choice, const LtProduct& p, void* work
   return 0;
 }
 
-/** Finds what to use for p's rows: what was chosen, where it fits them, or else the library's first proposal. */
+/** Finds what to use for p's rows: what was chosen, where it fits them, or else the library's first proposal; nothing,
+ *  where none of the proposals ran. */
 int32_t fit(koala_device* dev, Choice* choice, const LtProduct& p) {
   LtDevice* own = dev->cublaslt;
+  choice->has_used = false;
+  if (choice->settled && !choice->has_chosen) return 0;
   choice->used = choice->chosen;
   choice->has_used = choice->has_chosen && lt_fits(own->lt, own->handle, choice->plan, choice->chosen);
   if (choice->has_used) return 0;

@@ -19,8 +19,6 @@ constexpr size_t STAGING = 1 << 20;        // page-locked bytes for uploads on t
 constexpr size_t STAGED_MAX = STAGING / 8; // larger ones go directly
 
 thread_local char last_error[1024];
-thread_local int current_device = -1;
-
 
 /** What is wrong with this machine's driver, in one sentence; 0 where all is well. */
 int32_t check_driver(int* count) {
@@ -161,10 +159,7 @@ int32_t begin(koala_device* dev, const char* symbol, size_t scratch_bytes) {
     if (scratch_bytes > dev->scratch_needed) dev->scratch_needed = scratch_bytes;
     return fail("The device is rehearsing: nothing was computed.");
   }
-  if (current_device != dev->ordinal) {
-    REQUIRE_CUDA("device", cudaSetDevice(dev->ordinal));
-    current_device = dev->ordinal;
-  }
+  REQUIRE_CUDA("device", cudaSetDevice(dev->ordinal));  // which costs nothing where it is current
   if (grow_scratch(dev, scratch_bytes)) return -1;
   dev->symbol = symbol;
   if (OpRecord* record = dev->record) {

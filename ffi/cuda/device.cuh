@@ -82,12 +82,14 @@ int32_t copy(koala_device* dev, void* to, const void* from, size_t bytes);
 #define REQUIRE_COUNT(op, n)                                                    \
   REQUIRE((n) >= 0 && (n) <= 9007199254740992. && (n) == (double)(int64_t)(n),  \
           "koala_" op ": " #n " is %g and must be a count.", (double)(n))
-/** Returns from a C function with the runtime's words unless `call` succeeds. */
+/** Returns from a C function with the runtime's words unless `call` succeeds; the next op does not find its error again. */
 #define REQUIRE_CUDA(op, call)                                                                          \
   do {                                                                                                  \
     const cudaError_t status_ = (call);                                                                 \
-    if (status_ != cudaSuccess)                                                                         \
+    if (status_ != cudaSuccess) {                                                                       \
+      cudaGetLastError();                                                                               \
       return fail("koala_" op ": %s (%s).", cudaGetErrorString(status_), cudaGetErrorName(status_));    \
+    }                                                                                                   \
   } while (0)
 
 /** f(element) with a null element of the type that `type` names. */

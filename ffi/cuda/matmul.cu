@@ -6,7 +6,7 @@
 // neighbours. Where cuBLASLt is found, large bf16 products are its own, and their bits may depend on T; KOALA_GEMM=own keeps
 // to ours (cublaslt_device.cuh).
 // budget k_operand: registers 32, shared 0
-// budget k_gemm: registers 128, shared 0
+// budget k_gemm: registers 144, shared 0
 // budget k_simt_gemm: registers 96, shared 16640
 #include "cublaslt_device.cuh"
 #include "gemm_tiles.cuh"

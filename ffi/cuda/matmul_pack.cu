@@ -1,7 +1,7 @@
 // Packs matrices from row-major weights in host or device memory, as they are or transposed.
 //
 // Weights in host memory (a mapped file) pass through scratch, some rows at a time.
-// budget k_pack: registers 40, shared 0
+// budget k_pack: registers 48, shared 0
 // budget k_pack_transposed: registers 40, shared 8448
 #include "packed.cuh"
 #include "quantised_pack.cuh"
