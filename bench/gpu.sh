@@ -16,8 +16,9 @@
 #
 # What a machine needs: bun; this tree with node_modules and build/; an NVIDIA driver. With nvcc of CUDA 13 and a C++ compiler the
 # libraries are built there; without nvcc, or with --prebuilt, build/libkoala_cuda.so and build/libkoala_cpu.so are taken as they
-# came (made before by `bun ffi/build.ts --cuda`). cuBLASLt and NCCL are found in Python's packages (nvidia-cublas, nvidia-nccl-cu13, which torch brings)
-# or in KOALA_CUDA_LIBS; the peers are torch and transformers, and jax, of --python. NCCL takes two ranks on one GPU from 2.30 on.
+# came (made before by `bun ffi/build.ts --cuda`). cuBLASLt and NCCL are found in Python's packages (nvidia-cublas and
+# nvidia-nccl-cu13, which torch brings) or in KOALA_CUDA_LIBS; the peers are torch and transformers, and jax, of --python. NCCL takes
+# two ranks on one GPU from 2.30 on.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 

@@ -3,11 +3,11 @@
  *  The peaks (read bandwidth, float32 and bf16 products) are measured in the same run, because a shared machine changes
  *  from minute to minute: trust the percentages, and ratios of rows, more than absolute figures. Weights rotate through
  *  copies that no cache holds. Times are medians. */
-import { ptr } from "bun:ffi";
 import { attentionCase } from "../test/ffi/attention_cases.ts";
 import type { Case } from "../test/ffi/case.ts";
 import { embedCase, matmulCase, rmsNormCase, ropeCase, siluMulCase } from "../test/ffi/cases.ts";
-import { check, encode, native, Random, Target } from "../test/ffi/target.ts";
+import { weightBytes } from "../test/ffi/quantise.ts";
+import { check, encode, native, ptr, Random, Target } from "../test/ffi/target.ts";
 
 /** A LLaMA of 0.5 billion parameters. */
 const MODEL = { D: 1536, F: 4096, H: 12, G: 12, E: 128 } as const;
@@ -42,7 +42,7 @@ function cases(): Case[] {
         [2 * F, D],
         [D, F],
       ] as const) {
-        const bytes = N * K * { f32: 4, bf16: 2, q8: 34 / 32, q4: 18 / 32 }[wtype];
+        const bytes = N * K * weightBytes[wtype];
         list.push(
           matmulCase({ T, N, K, wtype, dtype, copies: copies || Math.ceil(LARGER_THAN_CACHES / bytes) }),
         );

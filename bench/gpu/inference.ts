@@ -8,6 +8,7 @@ import { greedy, type StepRow } from "../../src/engine/runner.ts";
 import type { LlamaConfig } from "../../src/model/config.ts";
 import { Llama } from "../../src/model/llama.ts";
 import { activationTypeOf } from "../../src/model/weights.ts";
+import { inferenceShares } from "./bars.ts";
 import { type BenchDevice, configOf, openBenchDevice, put, type Row, time } from "./bench_device.ts";
 import { randomWeights } from "./random_weights.ts";
 
@@ -36,13 +37,6 @@ const variant = [
   graphs ? "" : " without graphs",
 ].join("");
 
-/** The share of the limit that counts as reached, by shape and test. */
-const bars: Record<string, number> = {
-  "llama-7b decode x1": 0.8,
-  "llama-7b decode x32": 0.75,
-  "llama-3-8b decode x256": 0.6,
-  "llama-7b prefill": 0.65,
-};
 const pageSize = 32;
 const warm = 3;
 
@@ -86,8 +80,7 @@ function whatIsMissing(): string | null {
   } catch (error) {
     return (error as Error).message;
   }
-  const hasGraphs = "hasGraphs" in bench.device && bench.device.hasGraphs === true;
-  return graphs || hasGraphs ? null : "this device runs nothing from graphs";
+  return graphs || bench.device.hasGraphs ? null : "this device runs nothing from graphs";
 }
 
 function typeOf<Type>(flag: "weights" | "cache", types: Record<string, Type>): Type {
@@ -114,7 +107,7 @@ function row(sequence: number, past: number, count: number): StepRow {
 function putPrefill(): void {
   const seconds = time(() => step([row(0, 0, prompt)]), { repeat: Math.min(repeat, 7), warm });
   const limit = prompt / (prefillFlops(config, prompt) / bench.rates.bfloat16);
-  put(inTokens(`prefill ${prompt}`, prompt, seconds, limit, bars[`${values.shape} prefill`]));
+  put(inTokens(`prefill ${prompt}`, prompt, seconds, limit));
 }
 
 function putDecode(batch: number): void {
@@ -127,7 +120,7 @@ function putDecode(batch: number): void {
     { repeat, warm },
   );
   const limit = batch / decodeSeconds(config, bench.rates, batch, context);
-  put(inTokens(`decode x${batch}`, batch, seconds, limit, bars[`${values.shape} decode x${batch}`]));
+  put(inTokens(`decode x${batch}`, batch, seconds, limit));
 }
 
 function step(rows: StepRow[]): void {
@@ -139,16 +132,17 @@ function inTokens(
   tokens: number,
   { median, lowest, highest }: ReturnType<typeof time>,
   limit: number,
-  bar: number | undefined,
 ): Row {
+  const name = `${values.shape} ${what}${variant}`;
+  const share = (inferenceShares as Record<string, number>)[name];
   return {
     step: "inference",
-    what: `${values.shape} ${what}${variant}`,
+    what: name,
     value: tokens / median,
     unit: "tokens/s",
     range: [tokens / highest, tokens / lowest],
     limit,
-    ...(bar === undefined || variant !== "" ? {} : { bar: { share: bar } }),
+    ...(share === undefined ? {} : { bar: { share } }),
     ...(what.startsWith("decode") ? { note: `context ${context}` } : {}),
   };
 }

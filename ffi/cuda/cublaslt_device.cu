@@ -22,6 +22,7 @@ struct Choice {
   int rows;
   bool settled;  // nothing more will be timed
   bool has_chosen, has_used;
+  bool none_runs;  // of the proposals that were timed
 };
 
 /** The smallest power of two, or middle of two, that is not below T. */
@@ -154,6 +155,7 @@ int32_t time_all(koala_device* dev, Choice* choice, const LtProduct& p, const Lt
     if (took < best) best = took, choice->chosen = proposals[i].algorithm;
   }
   choice->has_chosen = best < INFINITY;
+  choice->none_runs = !choice->has_chosen;
   return *timed = true, 0;
 }
 
@@ -181,7 +183,7 @@ int32_t settle(koala_device* dev, Choice* choice, const LtProduct& p, void* work
 int32_t fit(koala_device* dev, Choice* choice, const LtProduct& p) {
   LtDevice* own = dev->cublaslt;
   choice->has_used = false;
-  if (choice->settled && !choice->has_chosen) return 0;
+  if (choice->none_runs) return 0;
   choice->used = choice->chosen;
   choice->has_used = choice->has_chosen && lt_fits(own->lt, own->handle, choice->plan, choice->chosen);
   if (choice->has_used) return 0;

@@ -1,8 +1,8 @@
 /** `koala bench`: prefill and decode rates of a model on this machine, beside the machine's own measured peaks. */
 import type { Command } from "commander";
 import type { LlamaRunner } from "../engine/llama_runner.ts";
-import { greedy, type StepRow } from "../engine/runner.ts";
 import type { RunnerOptions } from "../engine/load_runner.ts";
+import { greedy, type StepRow } from "../engine/runner.ts";
 import type { Device, DevicePeaks } from "../tensor/device.ts";
 import { openDevice } from "../tensor/open_device.ts";
 import { UsageError } from "../util/errors.ts";
@@ -76,17 +76,25 @@ async function run(flags: BenchFlags): Promise<void> {
     ),
   ];
   if (flags.json) console.log(JSON.stringify({ model: flags.model, info, peaks, rows: table }));
-  else printTable(`${flags.model}, ${info.dtype}, ${info.device}`, table, peaks, info.dtype);
+  else
+    printTable(
+      `${flags.model}, ${info.dtype}, ${info.cacheDtype} KV cache, ${info.device}`,
+      table,
+      peaks,
+      info.dtype,
+    );
   runner.close();
 }
 
-/** Of all ranks together: on the CPU they share one machine, and each GPU is taken for as fast as the first. */
+/** Of all ranks together: on the CPU or on a GPU that was named they share one device; else each has a GPU, which is taken for as
+ *  fast as the first. */
 function peaksOf(
   device: Device,
   { tensorParallel: ranks, device: name, threads }: RunnerOptions,
 ): DevicePeaks {
-  if (ranks === 1) return device.measure();
-  if (device.readsHostMemory) return openDevice(name, { threads }).measure();
+  // A rank on the CPU has some of the cores.
+  if (ranks > 1 && name === "cpu") return openDevice(name, { threads }).measure();
+  if (name !== "cuda") return device.measure();
   const { bandwidth, float32, bfloat16 } = device.measure();
   return { bandwidth: bandwidth * ranks, float32: float32 * ranks, bfloat16: bfloat16 * ranks };
 }

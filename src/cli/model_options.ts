@@ -29,13 +29,13 @@ export function addModelFlags(command: Command): Command {
     .option(
       "--dtype <type>",
       "compute in float32 or bfloat16, or with weights of int8 or int4; auto follows the checkpoint",
-      dtypeFlag,
+      oneOf("auto", "float32", "bfloat16", "int8", "int4", "float64"),
       d.dtype,
     )
     .option(
       "--kv-cache-dtype <type>",
       "keep keys and values in float32, bfloat16 or fp8 (half of bfloat16's memory); auto follows the weights",
-      cacheDtypeFlag,
+      oneOf("auto", "float32", "bfloat16", "fp8"),
       d.kvCacheDtype,
     )
     .option("--device <device>", "where to run: cpu, cuda or, of several GPUs, cuda:1", "cpu")
@@ -138,14 +138,11 @@ export function size(text: string): number {
   throw new InvalidArgumentError("It must be a number of bytes above 0, as 500MB, 20GB or 2TiB.");
 }
 
-function dtypeFlag(text: string): RunnerOptions["dtype"] {
-  const known = ["auto", "float32", "bfloat16", "float64", "int8", "int4"] as const;
-  const found = known.find((dtype) => dtype === text);
-  if (found !== undefined) return found;
-  throw new InvalidArgumentError("It must be auto, float32, bfloat16, int8, int4 or float64.");
-}
-
-function cacheDtypeFlag(text: string): RunnerOptions["kvCacheDtype"] {
-  if (text === "auto" || text === "float32" || text === "bfloat16" || text === "fp8") return text;
-  throw new InvalidArgumentError("It must be auto, float32, bfloat16 or fp8.");
-}
+/** A parser for commander of one of some words. */
+const oneOf =
+  <Word extends string>(...words: Word[]) =>
+  (text: string): Word => {
+    const found = words.find((word) => word === text);
+    if (found !== undefined) return found;
+    throw new InvalidArgumentError(`It must be ${words.slice(0, -1).join(", ")} or ${words.at(-1)}.`);
+  };

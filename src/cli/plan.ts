@@ -52,17 +52,19 @@ async function run(path: string, flags: PlanFlags): Promise<void> {
   else console.log(planText(recipe, plan));
 }
 
-/** Data prepared, model found, plan made. Throws UsageError where the run does not fit, naming what would. */
+/** Data prepared, model found, plan made, on the device of the first rank. Throws UsageError where the run does not fit, naming what
+ *  would. */
 export async function planned(
   recipe: Recipe,
   measure: boolean,
+  firstDevice = recipe.device,
 ): Promise<{ plan: Plan; model: string; data: string }> {
   checkRows(recipe, recipe.ranks);
   const model = await resolveModel(recipe.model.path);
   const progress = new Progress("bytes");
   const data = await prepareData(recipe, model, (stage, done, total) => progress.update(stage, done, total));
   const dataset = openDataset(data);
-  const device = openDevice(recipe.device, { threads: recipe.threads });
+  const device = openDevice(firstDevice, { threads: recipe.threads });
   try {
     const config = await readConfig(model);
     const estimate = planRun({ recipe, config, dataset, device, measure: false });

@@ -91,12 +91,17 @@ function gpus(text: string): number | string[] {
   throw new InvalidArgumentError("It must be a number of GPUs, or a list of up to 8 different ones.");
 }
 
+/** Where --devices is a list. */
+const listedDevices = ({ devices }: Pick<TrainFlags, "devices">): { devices?: string[] } =>
+  Array.isArray(devices) ? { devices } : {};
+
 /** Plans, prints the plan and trains, with a bar; a study trains its models so. The model lies in the recipe's output. */
 export async function trainRecipe(
   recipe: Recipe,
   flags: Pick<TrainFlags, "dryRun" | "resume" | "devices" | "minRanks">,
 ): Promise<void> {
-  const { plan, model, data } = await planned(recipe, flags.dryRun === true);
+  const listed = listedDevices(flags);
+  const { plan, model, data } = await planned(recipe, flags.dryRun === true, listed.devices?.[0]);
   console.log(planText(recipe, plan));
   if (flags.dryRun) return;
   const samples = await samplePrompts(recipe, model);
@@ -125,7 +130,7 @@ export async function trainRecipe(
     run: options,
     world: recipe.ranks,
     command: (json) => selfCommand("rank", json),
-    ...(Array.isArray(flags.devices) ? { devices: flags.devices } : {}),
+    ...listed,
     ...(flags.minRanks === undefined ? {} : { ranksMin: flags.minRanks }),
     signal: stop.signal,
     onRestart: (report) => process.stderr.write(`koala: ${report}\n`),
@@ -141,19 +146,19 @@ function endAsStopped({ reason }: AbortSignal): void {
 
 /** Started by torchrun or the like, which has given this process its rank. */
 async function runAsRank(recipe: Recipe, flags: TrainFlags): Promise<void> {
+  const listed = listedDevices(flags);
   const samples: Sample[] = [];
   const reporter = new Reporter(samples);
   const prepare = async () => {
-    const { model, data } = await planned(recipe, false);
+    const { model, data } = await planned(recipe, false, listed.devices?.[0]);
     samples.push(...(await samplePrompts(recipe, model)));
     const prompts = samples.map(({ prompt }) => prompt);
     return { recipe, model, dataset: data, resume: flags.resume === true, measure: true, prompts };
   };
-  const devices = Array.isArray(flags.devices) ? { devices: flags.devices } : {};
   await runRankProcess({
     recipe,
     prepare,
-    ...devices,
+    ...listed,
     onEvent: reporter.event,
     onProgress: reporter.progress,
   });

@@ -5,7 +5,7 @@ import type { Attend, Llama } from "../model/llama.ts";
 import { LoraWeights } from "../model/lora_weights.ts";
 import { aligned, Arena } from "../tensor/arena.ts";
 import type { LayerCache } from "../tensor/ops.ts";
-import { bytesOf, type CacheType, type Tensor } from "../tensor/tensor.ts";
+import { bytesOf, type CacheType, type Tensor, type WeightType } from "../tensor/tensor.ts";
 import { DecodeGraphs } from "./decode_graphs.ts";
 import { type ContrastRow, LogitRows } from "./logit_rows.ts";
 import type { ModelRunner, RowLogprob, StepResult, StepRow } from "./runner.ts";
@@ -20,7 +20,7 @@ export interface RunnerLimits {
   pageCount: number;
   /** Steps that only decode run from graphs where the device has them; absent: they do. */
   graphs?: boolean;
-  /** Of keys and values; without it, cacheTypeOf the model. */
+  /** Of keys and values; without it, cacheTypeOf the weights. */
   cacheType?: CacheType;
 }
 
@@ -210,13 +210,12 @@ function firstTokens(rows: StepRow[]): number[] {
 }
 
 /** Element type of cached keys and values: that of the weights, bfloat16 beside quantised ones. */
-export function cacheTypeOf({ weights }: Llama): CacheType {
-  const { dtype } = weights.head;
-  return dtype === "q8" || dtype === "q4" ? "bf16" : dtype;
+export function cacheTypeOf<Type extends WeightType>(weights: Type): Exclude<Type, "q8" | "q4"> | "bf16" {
+  return weights === "q8" || weights === "q4" ? "bf16" : (weights as Exclude<Type, "q8" | "q4">);
 }
 
 /** Bytes of one page over all layers, keys and values. */
-export function pageBytes(model: Llama, pageSize: number, cacheType = cacheTypeOf(model)): number {
+export function pageBytes(model: Llama, pageSize: number, cacheType: CacheType): number {
   const { device, heads, config } = model;
   return 2 * config.layerCount * aligned(device.cachePageBytes(pageSize, heads.G, heads.E, cacheType));
 }
@@ -226,7 +225,7 @@ function reserveCache(
   { pageSize, pageCount, cacheType }: RunnerLimits,
 ): { arena: Arena; cache: LayerCache[] } {
   const { device, heads, config } = model;
-  const dtype = cacheType ?? cacheTypeOf(model);
+  const dtype = cacheType ?? cacheTypeOf(model.weights.head.dtype);
   const bytes = device.cachePageBytes(pageSize, heads.G, heads.E, dtype) * pageCount;
   const arena = new Arena(device, "cache", 2 * config.layerCount * aligned(bytes));
   const cache = Array.from({ length: config.layerCount }, (_, layer) => ({

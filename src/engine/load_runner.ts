@@ -7,10 +7,11 @@ import { adapterStamp } from "../model/lora_weights.ts";
 import { shardCheckpoint, shardConfig } from "../model/shard.ts";
 import { ShardedLlama, type ShardedLimits } from "../model/sharded_llama.ts";
 import { type ComputeType, countModel, loadWeights } from "../model/weights.ts";
+import type { Device } from "../tensor/device.ts";
 import { openDevice } from "../tensor/open_device.ts";
+import type { CacheType } from "../tensor/tensor.ts";
 import { UsageError } from "../util/errors.ts";
 import { AdapterTable } from "./adapter_table.ts";
-import type { CacheType } from "../tensor/tensor.ts";
 import { cacheTypeOf, LlamaRunner, logitBytes, pageBytes } from "./llama_runner.ts";
 import type { EngineInfo } from "./messages.ts";
 import { LeadingRunner, type RankGroup } from "./tensor_parallel.ts";
@@ -67,34 +68,24 @@ export async function loadRunner(
 ): Promise<{ runner: LlamaRunner; info: EngineInfo }> {
   const start = performance.now();
   const config = await readConfig(options.directory);
-  const longest = longestSequence(config);
-  if (options.maxModelLen !== null && options.maxModelLen > longest) {
-    throw new UsageError(
-      `--max-model-len ${options.maxModelLen} is more than the ${longest} positions of ${options.directory}.`,
-    );
-  }
+  const positions = positionsOf(options, config);
   const checkpoint = await openCheckpoint(options.directory);
-  const types = new Set([...checkpoint.tensors.values()].map((tensor) => tensor.dtype));
-  const compute = computeType(options.dtype, types);
   const device = group?.device ?? openDevice(options.device, { threads: options.threads });
-  if (compute === "f64" && !device.readsHostMemory)
-    throw new UsageError("--dtype float64 runs on the CPU only; choose float32 or bfloat16 for a GPU.");
-  const onWeights = (done: number, total: number) => onProgress("loading weights", done, total);
+  const types = typesOf(options, checkpoint, device);
   const sizes = {
     maxTokens: options.maxStepTokens,
     maxRows: Math.min(options.maxSequences, options.maxStepTokens),
-    positions: options.maxModelLen ?? longest,
+    positions,
   };
-  const model =
-    group === null
-      ? new Llama(device, config, loadWeights(device, checkpoint, config, compute, onWeights), sizes)
-      : loadShard(group, checkpoint, config, compute, sizes, onWeights);
+  const model = loadModel(
+    { checkpoint, config, device, compute: types.compute, sizes, group },
+    (done, total) => onProgress("loading weights", done, total),
+  );
   await group?.loaded();
-  const { weights } = model;
-  const cacheType = chosenCacheType(model, options);
-  const cache = planCache(model, options, cacheType, options.maxModelLen ?? longest, group);
+  const cache = planCache(model, options, types.cache, positions, group);
   // A graph holds ops of one device; what ranks do together is asked for by their hosts.
-  const limits = { ...sizes, pageSize, cacheType, ...cache, graphs: options.graphs && group === null };
+  const graphs = options.graphs && group === null;
+  const limits = { ...sizes, pageSize, cacheType: types.cache, ...cache, graphs };
   const runner =
     group !== null && model instanceof ShardedLlama && group.rank === 0
       ? new LeadingRunner(model, limits, group)
@@ -103,11 +94,11 @@ export async function loadRunner(
     vocabularySize: config.vocabularySize,
     maxModelLen: cache.maxModelLen,
     maxSequences: options.maxSequences,
-    dtype: { f32: "float32", bf16: "bfloat16", f64: "float64", q8: "int8", q4: "int4" }[compute],
+    dtype: { f32: "float32", bf16: "bfloat16", f64: "float64", q8: "int8", q4: "int4" }[types.compute],
     device: device.description,
-    cacheDtype: cacheNames[cacheType as keyof typeof cacheNames],
-    parameterCount: weights.parameterCount,
-    weightBytes: weights.bytes,
+    cacheDtype: cacheNames[types.cache],
+    parameterCount: model.weights.parameterCount,
+    weightBytes: model.weights.bytes,
     cacheBytes: runner.cacheBytes,
     loadMs: performance.now() - start,
     hiddenSize: config.hiddenSize,
@@ -115,20 +106,28 @@ export async function loadRunner(
   return { runner, info: group === null ? info : ofAllRanks(group, info) };
 }
 
-/** One rank's share of the weights. */
-function loadShard(
-  group: RankGroup,
-  checkpoint: Checkpoint,
-  config: LlamaConfig,
-  compute: ComputeType,
-  sizes: ShardedLimits,
+interface ModelParts {
+  checkpoint: Checkpoint;
+  /** Of the whole model. */
+  config: LlamaConfig;
+  device: Device;
+  compute: ComputeType;
+  sizes: ShardedLimits;
+  group: RankGroup | null;
+}
+
+/** The whole model, or one rank's share of it. */
+function loadModel(
+  { checkpoint, config, device, compute, sizes, group }: ModelParts,
   onWeights: (done: number, total: number) => void,
-): ShardedLlama {
+): Llama {
+  if (group === null)
+    return new Llama(device, config, loadWeights(device, checkpoint, config, compute, onWeights), sizes);
   const own = shardCheckpoint(checkpoint, config, group);
   const shard = shardConfig(config, group);
-  const weights = loadWeights(group.device, own.checkpoint, shard, compute, onWeights, own.parameters);
+  const weights = loadWeights(device, own.checkpoint, shard, compute, onWeights, own.parameters);
   const parameterCount = countModel(config);
-  return new ShardedLlama(group.device, config, { ...weights, parameterCount }, sizes, group.sums);
+  return new ShardedLlama(device, config, { ...weights, parameterCount }, sizes, group.sums);
 }
 
 /** What is one rank's in `info` becomes that of all together. */
@@ -166,16 +165,34 @@ function computeType(dtype: RunnerOptions["dtype"], stored: Set<string>): Comput
   }
 }
 
-const cacheNames = { f32: "float32", bf16: "bfloat16", f64: "float64", f8: "fp8" } as const;
-
-function chosenCacheType(model: Llama, { kvCacheDtype }: RunnerOptions): CacheType {
-  const own = cacheTypeOf(model);
-  if (kvCacheDtype === "auto") return own;
-  if (own === "f64")
+/** Of matrices, and of cached keys and values. Throws UsageError where they do not go together, before anything is loaded. */
+function typesOf(
+  { dtype, kvCacheDtype }: RunnerOptions,
+  checkpoint: Checkpoint,
+  device: Device,
+): { compute: ComputeType; cache: keyof typeof cacheNames } {
+  const stored = new Set([...checkpoint.tensors.values()].map((tensor) => tensor.dtype));
+  const compute = computeType(dtype, stored);
+  if (compute === "f64" && !device.readsHostMemory)
+    throw new UsageError("--dtype float64 runs on the CPU only; choose float32 or bfloat16 for a GPU.");
+  if (kvCacheDtype === "auto") return { compute, cache: cacheTypeOf(compute) };
+  if (compute === "f64")
     throw new UsageError(
       `--kv-cache-dtype ${kvCacheDtype} does not go with --dtype float64, whose keys and values stay float64; leave it at auto.`,
     );
-  return ({ float32: "f32", bfloat16: "bf16", fp8: "f8" } as const)[kvCacheDtype];
+  return { compute, cache: ({ float32: "f32", bfloat16: "bf16", fp8: "f8" } as const)[kvCacheDtype] };
+}
+
+const cacheNames = { f32: "float32", bf16: "bfloat16", f64: "float64", f8: "fp8" } as const;
+
+/** The longest sequence that is wanted. */
+function positionsOf({ maxModelLen, directory }: RunnerOptions, config: LlamaConfig): number {
+  const longest = longestSequence(config);
+  if (maxModelLen !== null && maxModelLen > longest)
+    throw new UsageError(
+      `--max-model-len ${maxModelLen} is more than the ${longest} positions of ${directory}.`,
+    );
+  return maxModelLen ?? longest;
 }
 
 /** Positions that the rope scaling was made for, as vLLM derives them. */

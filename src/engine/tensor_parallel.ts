@@ -103,11 +103,15 @@ export class LeadingRunner extends LlamaRunner {
 
   private tellRows(rows: readonly StepRow[]): void {
     const { pageSize } = this;
+    const numbers = rows.map(({ adapter }) => (adapter == null ? 0 : this.numberOf(adapter)));
     const count = rows.reduce((sum, row) => sum + 3 + row.tokens.length + pagesOf(row, pageSize), 2);
-    this.channel.tell(count, (message) => {
-      const numbers = rows.map(({ adapter }) => (adapter == null ? 0 : (this.adapters.get(adapter) ?? 0)));
-      writeRows(message, rows, numbers, pageSize);
-    });
+    this.channel.tell(count, (message) => writeRows(message, rows, numbers, pageSize));
+  }
+
+  private numberOf(adapter: AdapterWeights): AdapterNumber {
+    const number = this.adapters.get(adapter);
+    if (number === undefined) throw new Error("a row has an adapter that the other ranks do not hold");
+    return number;
   }
 
   /** The others are in the middle of what failed here, so there is no going on. */

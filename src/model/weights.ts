@@ -211,11 +211,14 @@ export function checkNames(
 /** Rows of quantised matrices are whole blocks of 32 elements: before memory is reserved. */
 function checkBlocks(checkpoint: Checkpoint, parameters: Parameter[], compute: ComputeType): void {
   if (compute !== "q8" && compute !== "q4") return;
-  for (const p of parameters)
-    if ("matrix" in p && p.K % 32 !== 0)
-      throw new UsageError(
-        `${checkpoint.directory}: ${p.matrix[0]?.name} has rows of ${p.K} elements; ${compute === "q8" ? "int8" : "int4"} weights have a scale for every 32, so rows must be a multiple of 32. Choose --dtype bfloat16.`,
-      );
+  const odd = parameters.flatMap((p) => ("matrix" in p && p.K % 32 !== 0 ? p.matrix.slice(0, 1) : []))[0];
+  if (odd === undefined) return;
+  const { columns, shape } = entryOf(checkpoint, odd);
+  const rows = columns === undefined ? "" : `, of which each rank has ${shape[1]}`;
+  const fewer = columns === undefined ? "" : " or a smaller --tensor-parallel";
+  throw new UsageError(
+    `${checkpoint.directory}: ${odd.name} has rows of ${columns?.of ?? shape[1]} elements${rows}; ${compute === "q8" ? "int8" : "int4"} weights have a scale for every 32, so rows must be a multiple of 32. Choose --dtype bfloat16${fewer}.`,
+  );
 }
 
 function sizeOf(device: Device, parameters: Parameter[], compute: ComputeType, activations: DType): number {

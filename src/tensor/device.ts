@@ -111,7 +111,7 @@ export class Device {
 
   /** Whether ops can be recorded as a Graph: those of GPUs only. */
   get hasGraphs(): boolean {
-    return this.info.isa.startsWith("sm_");
+    return !this.readsHostMemory;
   }
 
   /** Bytes that a GPU can still give; null where memory is the machine's. */

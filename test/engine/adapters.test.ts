@@ -2,30 +2,16 @@
 import { afterAll, describe, expect, test } from "bun:test";
 import { cp } from "node:fs/promises";
 import { join } from "node:path";
-import { greedy, type StepRow } from "../../src/engine/runner.ts";
+import { greedy } from "../../src/engine/runner.ts";
 import { readAdapterConfig } from "../../src/model/lora.ts";
 import { randomAdapter } from "../support/random_adapter.ts";
-import { readGolden } from "../support/golden.ts";
-import { openModel } from "../support/models.ts";
+import { farthest, readGolden } from "../support/golden.ts";
+import { openModel, row } from "../support/models.ts";
 import { families, familyDirectory } from "../support/paths.ts";
 import { temporaryFolder } from "../support/temporary.ts";
 
 const V = 512;
 const peft = (family: string): string => join(familyDirectory(family), "lora");
-
-/** A row over its own pages: sequence s owns pages 4s .. 4s+3. */
-const row = (s: number, tokens: number[], past: number, more: Partial<StepRow> = {}): StepRow => ({
-  tokens,
-  past,
-  pages: Array.from({ length: 4 }, (_, i) => s * 4 + i),
-  sample: null,
-  score: null,
-  embed: false,
-  ...more,
-});
-
-const farthest = (a: Float32Array, b: Float32Array): number =>
-  a.reduce((max, value, i) => Math.max(max, Math.abs(value - (b[i] as number))), 0);
 
 describe.each([...families])("an adapter that PEFT wrote for %s", (family) => {
   const golden = readGolden(family);

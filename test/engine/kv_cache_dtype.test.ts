@@ -2,35 +2,14 @@
  *  explain: errors 16 times those of bfloat16's seven, so 1 - cosine about 256 times that of a bfloat16 cache. */
 import { describe, expect, test } from "bun:test";
 import { builtinModel } from "../../src/model/builtin_model.ts";
-import { greedy, type StepRow } from "../../src/engine/runner.ts";
 import { defaultRunnerOptions, loadRunner, type RunnerOptions } from "../../src/engine/load_runner.ts";
 import type { LlamaRunner } from "../../src/engine/llama_runner.ts";
 import { loadTokenizer } from "../../src/text/tokenizer.ts";
-import { readGolden } from "../support/golden.ts";
-import { openModel, testDevice } from "../support/models.ts";
+import { cosine, readGolden } from "../support/golden.ts";
+import { greedyIds, openModel, row, testDevice } from "../support/models.ts";
 import { families, familyDirectory } from "../support/paths.ts";
 
 type CacheDtype = RunnerOptions["kvCacheDtype"];
-
-const row = (tokens: number[], past: number, more: Partial<StepRow> = {}): StepRow => ({
-  tokens,
-  past,
-  pages: [0, 1, 2, 3, 4, 5, 6, 7],
-  sample: null,
-  score: null,
-  embed: false,
-  ...more,
-});
-
-function cosine(a: Float32Array, b: Float32Array): number {
-  let [dot, aa, bb] = [0, 0, 0];
-  a.forEach((x, i) => {
-    dot += x * b[i]!;
-    aa += x * x;
-    bb += b[i]! ** 2;
-  });
-  return dot / Math.sqrt(aa * bb);
-}
 
 async function withRunner<T>(
   directory: string,
@@ -55,7 +34,7 @@ describe.each([...families])("%s with random weights", (family) => {
     const V = values.length / golden.ids("inputs.ids").flat().length;
     const distance = (kvCacheDtype: CacheDtype) =>
       withRunner(directory, { dtype: "float32", kvCacheDtype }, (runner) => {
-        const logits = runner.logitsOf(row(ids, 0));
+        const logits = runner.logitsOf(row(0, ids, 0));
         return ids.map(
           (_, t) => 1 - cosine(logits.subarray(t * V, (t + 1) * V), values.subarray(t * V, (t + 1) * V)),
         );
@@ -70,11 +49,11 @@ describe.each([...families])("%s with random weights", (family) => {
   test("prefill in chunks of any size equals prefill in one, bit for bit", async () => {
     const ids = (await readGolden(family)).ids("greedy.ids")[0]!;
     await withRunner(directory, { dtype: "bfloat16", kvCacheDtype: "fp8" }, (runner) => {
-      const whole = runner.logitsOf(row(ids, 0));
+      const whole = runner.logitsOf(row(0, ids, 0));
       for (const size of [1, 5, 16]) {
         const parts: number[] = [];
         for (let past = 0; past < ids.length; past += size)
-          parts.push(...runner.logitsOf(row(ids.slice(past, past + size), past)));
+          parts.push(...runner.logitsOf(row(0, ids.slice(past, past + size), past)));
         expect(parts).toEqual(Array.from(whole));
       }
     });
@@ -99,8 +78,8 @@ describe("koala-tiny", () => {
       ]);
       const run = (kvCacheDtype: CacheDtype) =>
         withRunner(builtinModel(), { kvCacheDtype }, (runner) => ({
-          answers: prompts.map((prompt) => generate(runner, prompt, 16)),
-          logits: prompts.slice(0, 3).map((prompt) => runner.logitsOf(row(prompt, 0))),
+          answers: prompts.map((prompt) => greedyIds(runner, prompt, 16, 2)),
+          logits: prompts.slice(0, 3).map((prompt) => runner.logitsOf(row(0, prompt, 0))),
         }));
       const [fp8, exact] = [await run("fp8"), await run("float32")];
       const equal = fp8.answers.filter((ids, i) => ids.join() === exact.answers[i]!.join()).length;
@@ -154,14 +133,3 @@ test.skipIf(testDevice !== "cpu")(
     ).rejects.toThrow(/--kv-cache-dtype fp8 does not go with --dtype float64.* leave it at auto\./);
   },
 );
-
-/** Greedy ids up to the end token. */
-function generate(runner: LlamaRunner, prompt: number[], count: number): number[] {
-  const out: number[] = [];
-  let next = prompt;
-  for (let past = 0; out.length < count && out.at(-1) !== 2; past += next.length, next = out.slice(-1)) {
-    const [result] = runner.step([row(next, past, { sample: greedy })]);
-    out.push(result!.id!);
-  }
-  return out;
-}

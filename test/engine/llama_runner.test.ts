@@ -1,8 +1,8 @@
 import { afterAll, describe, expect, test } from "bun:test";
 import type { LlamaRunner } from "../../src/engine/llama_runner.ts";
-import { greedy, type StepRow } from "../../src/engine/runner.ts";
-import { readGolden } from "../support/golden.ts";
-import { openModel, testDevice } from "../support/models.ts";
+import { greedy } from "../../src/engine/runner.ts";
+import { cosine, farthest, readGolden } from "../support/golden.ts";
+import { greedyIds, openModel, row, testDevice } from "../support/models.ts";
 import { families, familyDirectory } from "../support/paths.ts";
 
 const V = 512;
@@ -22,31 +22,10 @@ const torchError = {
 /** Logits are 1.5 in the root mean square. */
 const closeLogits = 0.2;
 
-/** A row over its own pages: sequence s owns pages 8s .. 8s+7. */
-const row = (s: number, tokens: number[], past: number, more: Partial<StepRow> = {}): StepRow => ({
-  tokens,
-  past,
-  pages: Array.from({ length: 8 }, (_, i) => s * 8 + i),
-  sample: null,
-  score: null,
-  embed: false,
-  ...more,
-});
-
 /** Log-probabilities of every token after every position: [T][V], from top lists as long as they get, by target. */
 function scores(runner: LlamaRunner, tokens: number[], targets: number[], s = 0): number[] {
   const [result] = runner.step([row(s, tokens, 0, { score: { targets, top: 1 } })]);
   return (result?.scores ?? []).map((score) => score?.logprob ?? Number.NaN);
-}
-
-function generate(runner: LlamaRunner, prompt: number[], count: number): number[] {
-  const out: number[] = [];
-  let next = prompt;
-  for (let past = 0; out.length < count; past += next.length, next = out.slice(-1)) {
-    const [result] = runner.step([row(0, next, past, { sample: greedy })]);
-    out.push(result?.id ?? -1);
-  }
-  return out;
 }
 
 /** Logits of every position, as the model computes them. */
@@ -65,8 +44,7 @@ describe.each([...families])("%s against PyTorch and transformers", (family) => 
     (await golden).ids("inputs.ids").forEach((ids, b) => {
       const logits = allLogits(runner, ids);
       const want = values.subarray(b * ids.length * V, (b + 1) * ids.length * V);
-      const worst = logits.reduce((max, value, i) => Math.max(max, Math.abs(value - (want[i] as number))), 0);
-      expect(worst).toBeLessThan(1e-4);
+      expect(farthest(logits, want)).toBeLessThan(1e-4);
     });
   });
 
@@ -132,7 +110,7 @@ describe.each([...families])("%s against PyTorch and transformers", (family) => 
     const wanted = (await golden).ids("greedy.ids");
     const runner = await exact;
     for (const [b, prompt] of prompts.entries()) {
-      expect(generate(runner, prompt, 32)).toEqual(wanted[b]?.slice(prompt.length) as number[]);
+      expect(greedyIds(runner, prompt, 32)).toEqual(wanted[b]?.slice(prompt.length) as number[]);
     }
   });
 
@@ -185,22 +163,7 @@ test.skipIf(testDevice !== "cpu")("float64 and float32 agree to float32's precis
   ]);
   const a = allLogits(single, ids);
   const b = allLogits(double, ids);
-  expect(a.reduce((max, value, i) => Math.max(max, Math.abs(value - (b[i] as number))), 0)).toBeLessThan(
-    2e-5,
-  );
+  expect(farthest(a, b)).toBeLessThan(2e-5);
   single.close();
   double.close();
 });
-
-function cosine(a: Float32Array, b: Float32Array): number {
-  let dot = 0;
-  let aa = 0;
-  let bb = 0;
-  a.forEach((x, i) => {
-    const y = b[i] as number;
-    dot += x * y;
-    aa += x * x;
-    bb += y * y;
-  });
-  return dot / Math.sqrt(aa * bb);
-}

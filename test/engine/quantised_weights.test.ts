@@ -5,15 +5,15 @@ import { copyFile, mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { loadRunner, defaultRunnerOptions } from "../../src/engine/load_runner.ts";
 import type { LlamaRunner } from "../../src/engine/llama_runner.ts";
-import { greedy, type StepRow } from "../../src/engine/runner.ts";
+import type { StepRow } from "../../src/engine/runner.ts";
 import { builtinModel } from "../../src/model/builtin_model.ts";
 import { openCheckpoint } from "../../src/model/checkpoint.ts";
 import { writeSafetensors } from "../../src/model/safetensors.ts";
 import { loadTokenizer } from "../../src/text/tokenizer.ts";
 import { dequantised, type QuantType } from "../ffi/quantise.ts";
 import { decode, encode } from "../ffi/target.ts";
-import { readGolden } from "../support/golden.ts";
-import { openModel, testDevice } from "../support/models.ts";
+import { cosine, readGolden } from "../support/golden.ts";
+import { greedyIds, openModel, row, testDevice } from "../support/models.ts";
 import { families, familyDirectory } from "../support/paths.ts";
 import { temporaryFolder } from "../support/temporary.ts";
 import { writeJson } from "../support/tiny_model.ts";
@@ -22,28 +22,6 @@ const V = 512;
 const folder = temporaryFolder("quantised-weights");
 const quantTypes = { int8: "q8", int4: "q4" } as const;
 const dtypes = ["int8", "int4"] as const;
-
-/** A row over its own pages: sequence s owns pages 4s .. 4s+3. */
-const row = (s: number, tokens: number[], past: number, more: Partial<StepRow> = {}): StepRow => ({
-  tokens,
-  past,
-  pages: Array.from({ length: 4 }, (_, i) => s * 4 + i),
-  sample: null,
-  score: null,
-  embed: false,
-  ...more,
-});
-
-function cosine(a: Float32Array, b: Float32Array): number {
-  let [dot, aa, bb] = [0, 0, 0];
-  a.forEach((x, i) => {
-    const y = b[i] as number;
-    dot += x * y;
-    aa += x * x;
-    bb += y * y;
-  });
-  return dot / Math.sqrt(aa * bb);
-}
 
 /** Cosines of the rows of logits of `ids` with those that were wanted. */
 function cosines(
@@ -136,14 +114,8 @@ describe.skipIf(testDevice !== "cpu")("a trained model, koala-tiny", () => {
       ]);
       const all = cosines(runner, ids, exact.logitsOf(row(0, ids, 0)));
       expect(mean(all)).toBeGreaterThan(least);
-      const answer = (model: LlamaRunner): number[] => {
-        const out: number[] = [];
-        let next = ids.slice(0, -9);
-        for (let past = 0; out.length < 8; past += next.length, next = out.slice(-1))
-          out.push(model.step([row(1, next, past, { sample: greedy })])[0]?.id ?? -1);
-        return out;
-      };
-      expect(answer(runner)).toEqual(answer(exact));
+      const prompt = ids.slice(0, -9);
+      expect(greedyIds(runner, prompt, 8)).toEqual(greedyIds(exact, prompt, 8));
       const loss = (model: LlamaRunner): number => {
         const targets = [...ids.slice(1), -1];
         const scores = model.step([row(0, ids, 0, { score: { targets, top: 0 } })])[0]?.scores ?? [];

@@ -8,7 +8,7 @@ import { check, decode, encode, native, Random, zeros, type FloatType } from "./
 
 import { attentionCase } from "./attention_cases.ts";
 import { bytesOf, fill, normalised, simple, TOLERANCE, type Case } from "./case.ts";
-import { dequantised, isQuantised, type WeightType } from "./quantise.ts";
+import { dequantised, isQuantised, weightBytes, type WeightType } from "./quantise.ts";
 
 export function matmulCase(o: {
   T: number;
@@ -35,9 +35,7 @@ export function matmulCase(o: {
   return {
     name: `matmul T=${T} N=${N} K=${K} ${dtype} x ${wtype}${stype === wtype ? "" : ` from ${stype}`}${bias ? " + bias" : ""}${accumulate ? " + y" : ""}`,
     flops: 2 * T * N * K,
-    bytes:
-      N * K * (wtype === "q8" ? 34 / 32 : wtype === "q4" ? 18 / 32 : bytesOf(wtype)) +
-      T * (N + K) * bytesOf(dtype),
+    bytes: N * K * weightBytes[wtype] + T * (N + K) * bytesOf(dtype),
     tolerance: wtype === "bf16" && dtype === "f64" ? 1e-12 : TOLERANCE[dtype],
     prepare(target) {
       const random = new Random(T + 7 * N + 13 * K);

@@ -8,6 +8,9 @@ export type WeightType = "f32" | "bf16" | "f64" | QuantType;
 
 export const isQuantised = (type: string): type is QuantType => type === "q8" || type === "q4";
 
+/** Bytes of an element of a packed matrix; of q8 and q4, with its part of the block's scale. */
+export const weightBytes = { f32: 4, bf16: 2, f64: 8, q8: 34 / 32, q4: 18 / 32 };
+
 export interface Blocks {
   /** As f16 holds it, one for 32 elements. */
   scales: Float64Array;

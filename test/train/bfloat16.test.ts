@@ -6,7 +6,8 @@ import type { Rung } from "../../src/train/activations.ts";
 import { type FlatState, parameterView, stateSlices } from "../../src/train/flat_state.ts";
 import type { StepRow } from "../../src/train/loss.ts";
 import { uniform } from "../../src/util/rng.ts";
-import { cosine, device, openRandom, type OpenOptions, relativeError } from "./support.ts";
+import { cosine } from "../support/golden.ts";
+import { device, openRandom, type OpenOptions, relativeError } from "./support.ts";
 
 /** Head norms, biases, a window in one layer, grouped heads. */
 const config: LlamaConfig = {

@@ -2,22 +2,13 @@
 import { describe, expect, test } from "bun:test";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { buildEmulator } from "../../ffi/build_gpu.ts";
+import "../support/emulator.ts";
 import { koala } from "../support/refusal.ts";
 import { temporaryFolder } from "../support/temporary.ts";
 import { recipeText, trained, type Trained } from "./device_run.ts";
+import { relativeError } from "./support.ts";
 
 const root = temporaryFolder("devices");
-
-/** Of a to b, relative to b. */
-function distance(a: ArrayLike<number>, b: ArrayLike<number>): number {
-  let [difference, size] = [0, 0];
-  for (let i = 0; i < b.length; i++) {
-    difference += (a[i]! - b[i]!) ** 2;
-    size += b[i]! ** 2;
-  }
-  return Math.sqrt(difference / size);
-}
 
 describe.skipIf(process.arch !== "x64")("training on an emulated GPU (needs x86-64)", () => {
   test.each([
@@ -29,19 +20,17 @@ describe.skipIf(process.arch !== "x64")("training on an emulated GPU (needs x86-
       2e-2,
     ],
   ] as const)("in %s ends where the CPU's ends", async (_, settings, lossError, weightError) => {
-    await buildEmulator({ quiet: true });
     const cpu = await trained(root, "cpu", [...settings]);
     const emu = await trained(root, "emu", [...settings]);
     expect(cpu.losses).toHaveLength(3);
     emu.losses.forEach((loss, i) => expect(Math.abs(loss - cpu.losses[i]!)).toBeLessThan(lossError));
-    expect(distance(emu.weights, cpu.weights)).toBeLessThan(weightError);
+    expect(relativeError(emu.weights, cpu.weights)).toBeLessThan(weightError);
   });
 
   const compiler = process.env.CXX || "g++";
   test.skipIf(!Bun.which(compiler))(
     "in bf16 with products through cuBLASLt (a stand-in) ends where the CPU's ends",
     async () => {
-      await buildEmulator({ quiet: true });
       const settings = ['precision="bf16"', "sequence_length=144"];
       const cpu = await trained(root, "cpu", settings);
       const library = join(root, "library");
@@ -72,7 +61,7 @@ describe.skipIf(process.arch !== "x64")("training on an emulated GPU (needs x86-
       const emu = JSON.parse(out) as Trained;
       expect(emu.losses).toHaveLength(cpu.losses.length);
       emu.losses.forEach((loss, i) => expect(Math.abs(loss - cpu.losses[i]!)).toBeLessThan(2e-2));
-      expect(distance(emu.weights, cpu.weights)).toBeLessThan(2e-2);
+      expect(relativeError(emu.weights, cpu.weights)).toBeLessThan(2e-2);
       const products = readFileSync(log, "utf8").split("\n");
       // Of the fused gate and up: forward, what it gives back to its input, and its weights.
       for (const shape of [" 96 T 32 beta 0", " 32 T 96 beta 0", " 32 96 T beta 1"]) {

@@ -3,7 +3,8 @@ import { join } from "node:path";
 import { learningRate } from "../../src/train/schedule.ts";
 import { readGolden } from "../support/golden.ts";
 import { families, familyDirectory } from "../support/paths.ts";
-import { copyWeights, cosine, documentsOf, openFamily, type Opened, relativeError } from "./support.ts";
+import { cosine } from "../support/golden.ts";
+import { copyWeights, documentsOf, openFamily, type Opened, relativeError } from "./support.ts";
 
 interface AdamW {
   lr: number;

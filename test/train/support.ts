@@ -143,13 +143,3 @@ export function relativeError(a: ArrayLike<number>, b: ArrayLike<number>): numbe
   if (a.length !== b.length) throw new Error(`${a.length} values beside ${b.length}`);
   return Math.sqrt(difference / size);
 }
-
-export function cosine(a: ArrayLike<number>, b: ArrayLike<number>): number {
-  let [ab, aa, bb] = [0, 0, 0];
-  for (let i = 0; i < b.length; i++) {
-    ab += (a[i] as number) * (b[i] as number);
-    aa += (a[i] as number) ** 2;
-    bb += (b[i] as number) ** 2;
-  }
-  return ab / Math.sqrt(aa * bb);
-}

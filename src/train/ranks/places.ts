@@ -1,6 +1,6 @@
 /** Where the ranks of a run are: a device each, as they were first started, and which of them go on after failures.
- *  Always: all go on that can, where that is all of them; else the ranks that go on are as many as divide a step's micro-batches evenly, where such a number is at least
- *  `ranksMin`, and else all that are left; a step takes the same rows in the same order whatever their number. */
+ *  Always: where some cannot go on, as many do as divide a step's micro-batches evenly, if such a number is at least `ranksMin`,
+ *  and else all that are left; a step takes the same rows in the same order whatever their number. */
 
 /** One rank's place of the first start. Later starts count the ranks that are left from 0. */
 export interface Place {
@@ -105,7 +105,6 @@ export function worldOf(
   return most;
 }
 
-export const nameOf = ({ index, device }: Place): string =>
-  `rank ${index}${device === "" ? "" : ` on ${device}`}`;
+const nameOf = ({ index, device }: Place): string => `rank ${index}${device === "" ? "" : ` on ${device}`}`;
 
 const list = (parts: string[]): string => new Intl.ListFormat("en").format(parts);

@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { buildEmulator } from "../../../ffi/build_gpu.ts";
+import "../../support/emulator.ts";
 import type { ProbePlace } from "../../../src/train/ranks/places.ts";
 import { probeDevice } from "../../../src/train/ranks/probe.ts";
 import { selfCommand } from "../../../src/util/self_command.ts";
@@ -90,7 +90,6 @@ describe.skipIf(process.arch !== "x64")("a GPU that fails for good (emulated, on
   test(
     "is told from one that works by a process of its own",
     async () => {
-      await buildEmulator({ quiet: true });
       expect(await probeDevice("emu", command)).toBeNull();
       const env = { ...process.env, KOALA_EMULATOR_LOST: "1" };
       expect(await probeDevice("emu", command, { env })).toMatch(/an illegal memory access was encountered/);
@@ -104,7 +103,6 @@ describe.skipIf(process.arch !== "x64")("a GPU that fails for good (emulated, on
   test(
     "ends its rank with a code that says so, and the others go on when it does not come back",
     async () => {
-      await buildEmulator({ quiet: true });
       const run = new TinyRun(folder, ["device=emu", "steps=1", "checkpoint.interval=0", "zero=2"]);
       const lose = join(run.output, "lose");
       // Rank 1 of the first start has a GPU that fails after 60 kernels.
