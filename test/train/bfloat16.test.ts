@@ -1,46 +1,14 @@
 /** Activations in bfloat16: what stays bit for bit, and how far losses and gradients move. Runs on every backend. */
 import { describe, expect, test } from "bun:test";
-import { type LlamaConfig, parseConfig } from "../../src/model/config.ts";
+import type { LlamaConfig } from "../../src/model/config.ts";
 import { bfloat16ToFloat32 } from "../../src/tensor/convert.ts";
 import type { Rung } from "../../src/train/activations.ts";
 import { type FlatState, parameterView, stateSlices } from "../../src/train/flat_state.ts";
 import type { StepRow } from "../../src/train/loss.ts";
-import { uniform } from "../../src/util/rng.ts";
 import { cosine } from "../support/golden.ts";
+import { config, document, rows } from "./small_model.ts";
 import { device, openRandom, type OpenOptions, relativeError } from "./support.ts";
 
-/** Head norms, biases, a window in one layer, grouped heads. */
-const config: LlamaConfig = {
-  ...parseConfig(
-    {
-      architectures: ["Qwen3ForCausalLM"],
-      hidden_size: 48,
-      num_attention_heads: 4,
-      num_key_value_heads: 2,
-      head_dim: 16,
-      intermediate_size: 80,
-      num_hidden_layers: 2,
-      vocab_size: 97,
-      max_position_embeddings: 128,
-      attention_bias: true,
-    },
-    "test",
-  ),
-  windows: [0, 7],
-  bias: { qkv: true, output: true, mlp: true },
-};
-
-const random = (n: number, seed: number) => Array.from({ length: n }, (_, i) => uniform(seed, i));
-const document = (length: number, seed: number) => ({
-  ids: Int32Array.from(random(length, seed), (u) => Math.floor(u * config.vocabularySize)),
-  weights: Float32Array.from(random(length, seed + 1000), (u) => (u < 0.3 ? 0 : u < 0.5 ? 0.5 : 1)),
-});
-const rows: StepRow[] = [
-  [document(17, 1), document(9, 2)],
-  [document(26, 3)],
-  [document(1, 4), document(12, 5)],
-  [document(20, 6)],
-];
 const dropout = { residualDropout: 0.2, embeddingDropout: 0.1, attentionDropout: 0.1 };
 const half = { precision: "bf16", activations: "bfloat16" } as const;
 
