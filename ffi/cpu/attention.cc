@@ -312,17 +312,7 @@ int32_t attention(koala_device* dev, void* y, const void* qkv, const void* keys,
 int32_t koala_attention(koala_device* dev, void* y, const void* qkv, const void* keys, const void* values,
     const int32_t* starts, const int32_t* lengths, const int32_t* pages, int32_t S, int32_t M, int32_t P, int32_t H,
     int32_t G, int32_t E, int32_t window, float scale, int32_t ctype, int32_t dtype) {
-  REQUIRE_POINTER("attention", dev);
-  REQUIRE_POINTER("attention", y);
-  REQUIRE_POINTER("attention", qkv);
-  REQUIRE_POINTER("attention", keys);
-  REQUIRE_POINTER("attention", values);
-  REQUIRE_POINTER("attention", starts);
-  REQUIRE_POINTER("attention", lengths);
-  REQUIRE_POINTER("attention", pages);
-  REQUIRE_SIZE("attention", S);
-  REQUIRE_POSITIVE("attention", M);
-  REQUIRE(P > 0 && P % 32 == 0, "koala_attention: a page has %d tokens; it must be a positive multiple of 32.", P);
+  if (check_attention(dev, y, qkv, keys, values, starts, lengths, pages, S, M, P)) return -1;
   REQUIRE_POSITIVE("attention", H);
   REQUIRE_POSITIVE("attention", G);
   REQUIRE(H % G == 0, "koala_attention: %d query heads cannot share %d key/value heads evenly.", H, G);

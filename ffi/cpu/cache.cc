@@ -104,13 +104,7 @@ int32_t cache_write(koala_device* dev, void* keys, void* values, const void* qkv
 
 #ifdef KOALA_EXPORTS
 int32_t koala_cache_page_bytes(koala_device* dev, double* bytes, int32_t P, int32_t G, int32_t E, int32_t ctype) {
-  REQUIRE_POINTER("cache_page_bytes", dev);
-  REQUIRE_POINTER("cache_page_bytes", bytes);
-  REQUIRE(P > 0 && P % 32 == 0, "koala_cache_page_bytes: a page has %d tokens; it must be a positive multiple of 32.",
-      P);
-  REQUIRE_POSITIVE("cache_page_bytes", G);
-  REQUIRE_POSITIVE("cache_page_bytes", E);
-  REQUIRE_CACHE_TYPE("cache_page_bytes", ctype);
+  if (check_cache_page_bytes(dev, bytes, P, G, E, ctype)) return -1;
   const KOALA_NS::CacheShape shape = {P, G, E};
   *bytes = ctype == KOALA_F8 ? (double)KOALA_NS::page_stride<KOALA_NS::f8>(shape)
                              : (double)shape.page_elements() * type_bytes(ctype);
@@ -119,17 +113,7 @@ int32_t koala_cache_page_bytes(koala_device* dev, double* bytes, int32_t P, int3
 
 int32_t koala_cache_write(koala_device* dev, void* keys, void* values, const void* qkv, const int32_t* slots,
     int32_t T, int32_t H, int32_t G, int32_t E, int32_t P, int32_t ctype, int32_t dtype) {
-  REQUIRE_POINTER("cache_write", dev);
-  REQUIRE_POINTER("cache_write", keys);
-  REQUIRE_POINTER("cache_write", values);
-  REQUIRE_POINTER("cache_write", qkv);
-  REQUIRE_POINTER("cache_write", slots);
-  REQUIRE_SIZE("cache_write", T);
-  REQUIRE_POSITIVE("cache_write", H);
-  REQUIRE_POSITIVE("cache_write", G);
-  REQUIRE_POSITIVE("cache_write", E);
-  REQUIRE(P > 0 && P % 32 == 0, "koala_cache_write: a page has %d tokens; it must be a positive multiple of 32.", P);
-  REQUIRE_CACHE_TYPES("cache_write", ctype, dtype);
+  if (check_cache_write(dev, keys, values, qkv, slots, T, H, G, E, P, ctype, dtype)) return -1;
   for (int t = 0; t < T; t++) REQUIRE(slots[t] >= 0, "koala_cache_write: slot %d of row %d is negative.", slots[t],
       t);
   return dev->kernels->cache_write(dev, keys, values, qkv, slots, T, H, G, E, P, ctype, dtype);

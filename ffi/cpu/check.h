@@ -32,3 +32,7 @@ static inline size_t type_bytes(int32_t type) { return type == KOALA_F64 ? 8 : t
 #define REQUIRE_POSITIVE(op, size) REQUIRE((size) > 0, "koala_" op ": " #size " is %d and must be positive.", (int)(size))
 #define REQUIRE_TYPE(op, type) \
   REQUIRE(is_float_type(type), "koala_" op ": " #type " is %d (%s); f32, bf16 and f64 are supported.", type, type_name(type))
+/** Counts that came as a double. */
+#define REQUIRE_COUNT(op, n)                                                      \
+  REQUIRE((n) >= 0 && (n) <= 9007199254740992. && (n) == (double)(int64_t)(n),    \
+          "koala_" op ": " #n " is %g and must be a count.", (double)(n))

@@ -64,13 +64,7 @@ int32_t contrast(koala_device* dev, float* logits, const int32_t* pairs, const f
 #ifdef KOALA_EXPORTS
 int32_t koala_contrast(koala_device* dev, float* logits, const int32_t* pairs, const float* scalars, int32_t C,
     int32_t R, int32_t V) {
-  REQUIRE_POINTER("contrast", dev);
-  REQUIRE_POINTER("contrast", logits);
-  REQUIRE_POINTER("contrast", pairs);
-  REQUIRE_POINTER("contrast", scalars);
-  REQUIRE_SIZE("contrast", C);
-  REQUIRE_SIZE("contrast", R);
-  REQUIRE_POSITIVE("contrast", V);
+  if (check_contrast(dev, logits, pairs, scalars, C, R, V)) return -1;
   for (int c = 0; c < C; c++) {
     const int a = pairs[2 * c], b = pairs[2 * c + 1];
     REQUIRE(a >= 0 && a < R && b >= 0 && b < R && a != b,

@@ -5,7 +5,8 @@
 // arguments and call through the table of the device. Nothing here or in an op file may use templates or inline
 // functions of the standard library: the linker would keep one copy, perhaps the AVX-512 one, for all.
 #pragma once
-#include "check.h"
+#include "arguments.h"
+#include "training_arguments.h"
 #include "pool.h"
 
 #define KOALA_KERNELS(X)                                                                                       \

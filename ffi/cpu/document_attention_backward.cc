@@ -231,12 +231,7 @@ int32_t document_attention_backward(koala_device* dev, void* dqkv, const void* d
 int32_t koala_document_attention_backward(koala_device* dev, void* dqkv, const void* dy, const void* y, const void* lse,
     const void* qkv, const int32_t* starts, const float* forget, int32_t S, int32_t H, int32_t G, int32_t E,
     int32_t window, int32_t first, int32_t seed, int32_t drop_seed, float drop, float scale, int32_t dtype) {
-  REQUIRE_POINTER("document_attention_backward", dev);
-  REQUIRE_POINTER("document_attention_backward", dqkv);
-  REQUIRE_POINTER("document_attention_backward", dy);
-  REQUIRE_POINTER("document_attention_backward", y);
-  REQUIRE_POINTER("document_attention_backward", lse);
-  REQUIRE_POINTER("document_attention_backward", qkv);
+  if (check_document_attention_backward(dev, dqkv, dy, y, lse, qkv)) return -1;
   REQUIRE_POINTER("document_attention_backward", starts);
   REQUIRE_SIZE("document_attention_backward", S);
   REQUIRE_POSITIVE("document_attention_backward", H);

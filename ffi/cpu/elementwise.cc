@@ -129,52 +129,27 @@ int32_t sum_squares(koala_device* dev, double* sum, const void* x, double n, int
 #ifdef KOALA_EXPORTS
 int32_t koala_dropout(koala_device* dev, void* y, const void* x, double offset, int32_t n, int32_t seed, float p,
     int32_t dtype) {
-  REQUIRE_POINTER("dropout", dev);
-  REQUIRE_POINTER("dropout", y);
-  REQUIRE_POINTER("dropout", x);
-  REQUIRE_COUNT("dropout", offset);
-  REQUIRE_SIZE("dropout", n);
-  REQUIRE(p >= 0 && p < 1, "koala_dropout: the probability is %g and must be from 0 to below 1.", p);
-  REQUIRE_TYPE("dropout", dtype);
+  if (check_dropout(dev, y, x, offset, n, p, dtype)) return -1;
   return dev->kernels->dropout(dev, y, x, offset, n, seed, p, dtype);
 }
 
 int32_t koala_axpby(koala_device* dev, void* y, const void* x, double n, double a, double b, int32_t dtype) {
-  REQUIRE_POINTER("axpby", dev);
-  REQUIRE_POINTER("axpby", y);
-  REQUIRE_POINTER("axpby", x);
-  REQUIRE_COUNT("axpby", n);
-  REQUIRE_TYPE("axpby", dtype);
+  if (check_axpby(dev, y, x, n, dtype)) return -1;
   return dev->kernels->axpby(dev, y, x, n, a, b, dtype);
 }
 
 int32_t koala_accumulate(koala_device* dev, void* sum, const float* x, double n, int32_t stype) {
-  REQUIRE_POINTER("accumulate", dev);
-  REQUIRE_POINTER("accumulate", sum);
-  REQUIRE_POINTER("accumulate", x);
-  REQUIRE_COUNT("accumulate", n);
-  REQUIRE(stype == KOALA_F32 || stype == KOALA_BF16,
-      "koala_accumulate: stype is %d (%s); sums are f32 or bf16.", stype, type_name(stype));
+  if (check_accumulate(dev, sum, x, n, stype)) return -1;
   return dev->kernels->accumulate(dev, sum, x, n, stype);
 }
 
 int32_t koala_cast(koala_device* dev, void* to, const void* from, double n, int32_t to_type, int32_t from_type) {
-  REQUIRE_POINTER("cast", dev);
-  REQUIRE_POINTER("cast", to);
-  REQUIRE_POINTER("cast", from);
-  REQUIRE_COUNT("cast", n);
-  REQUIRE_TYPE("cast", to_type);
-  REQUIRE(is_float_type(from_type) || from_type == KOALA_F16,
-      "koala_cast: from_type is %d (%s); f32, bf16, f16 and f64 can be read.", from_type, type_name(from_type));
+  if (check_cast(dev, to, from, n, to_type, from_type)) return -1;
   return dev->kernels->cast(dev, to, from, n, to_type, from_type);
 }
 
 int32_t koala_sum_squares(koala_device* dev, double* sum, const void* x, double n, int32_t dtype) {
-  REQUIRE_POINTER("sum_squares", dev);
-  REQUIRE_POINTER("sum_squares", sum);
-  REQUIRE_POINTER("sum_squares", x);
-  REQUIRE_COUNT("sum_squares", n);
-  REQUIRE_TYPE("sum_squares", dtype);
+  if (check_sum_squares(dev, sum, x, n, dtype)) return -1;
   return dev->kernels->sum_squares(dev, sum, x, n, dtype);
 }
 #endif

@@ -71,16 +71,7 @@ int32_t sum_rows(koala_device* dev, double* y, const void* x, const int32_t* sta
 #ifdef KOALA_EXPORTS
 int32_t koala_embed(koala_device* dev, void* y, const void* table, const int32_t* tokens, int32_t T, int32_t D,
     int32_t V, int32_t ttype, int32_t dtype) {
-  REQUIRE_POINTER("embed", dev);
-  REQUIRE_POINTER("embed", y);
-  REQUIRE_POINTER("embed", table);
-  REQUIRE_POINTER("embed", tokens);
-  REQUIRE_SIZE("embed", T);
-  REQUIRE_POSITIVE("embed", D);
-  REQUIRE_POSITIVE("embed", V);
-  REQUIRE(is_float_type(ttype) || ttype == KOALA_F16,
-      "koala_embed: ttype is %d (%s); f32, bf16, f16 and f64 are supported.", ttype, type_name(ttype));
-  REQUIRE_TYPE("embed", dtype);
+  if (check_embed(dev, y, table, tokens, T, D, V, ttype, dtype)) return -1;
   for (int t = 0; t < T; t++) REQUIRE(tokens[t] >= 0 && tokens[t] < V,
       "koala_embed: token %d of row %d is outside the vocabulary of %d.", tokens[t], t, V);
   return dev->kernels->embed(dev, y, table, tokens, T, D, V, ttype, dtype);
@@ -88,26 +79,14 @@ int32_t koala_embed(koala_device* dev, void* y, const void* table, const int32_t
 
 int32_t koala_gather_rows(koala_device* dev, void* y, const void* x, const int32_t* rows, int32_t R, int32_t D,
     int32_t dtype) {
-  REQUIRE_POINTER("gather_rows", dev);
-  REQUIRE_POINTER("gather_rows", y);
-  REQUIRE_POINTER("gather_rows", x);
-  REQUIRE_POINTER("gather_rows", rows);
-  REQUIRE_SIZE("gather_rows", R);
-  REQUIRE_POSITIVE("gather_rows", D);
-  REQUIRE_TYPE("gather_rows", dtype);
+  if (check_gather_rows(dev, y, x, rows, R, D, dtype)) return -1;
   for (int r = 0; r < R; r++) REQUIRE(rows[r] >= 0, "koala_gather_rows: index %d of row %d is negative.", rows[r], r);
   return dev->kernels->gather_rows(dev, y, x, rows, R, D, dtype);
 }
 
 int32_t koala_sum_rows(koala_device* dev, double* y, const void* x, const int32_t* starts, int32_t S, int32_t D,
     int32_t dtype) {
-  REQUIRE_POINTER("sum_rows", dev);
-  REQUIRE_POINTER("sum_rows", y);
-  REQUIRE_POINTER("sum_rows", x);
-  REQUIRE_POINTER("sum_rows", starts);
-  REQUIRE_SIZE("sum_rows", S);
-  REQUIRE_POSITIVE("sum_rows", D);
-  REQUIRE_TYPE("sum_rows", dtype);
+  if (check_sum_rows(dev, y, x, starts, S, D, dtype)) return -1;
   for (int s = 0; s < S; s++)
     REQUIRE(starts[s] >= 0 && starts[s] <= starts[s + 1],
         "koala_sum_rows: starts must ascend from 0, and sequence %d runs from %d to %d.", s, starts[s],

@@ -45,14 +45,7 @@ int32_t fill_normal(koala_device* dev, float* y, double n, double offset, double
 
 #ifdef KOALA_EXPORTS
 int32_t koala_fill_normal(koala_device* dev, float* y, double n, double offset, double seed, double std) {
-  REQUIRE_POINTER("fill_normal", dev);
-  REQUIRE_POINTER("fill_normal", y);
-  REQUIRE_COUNT("fill_normal", n);
-  REQUIRE_COUNT("fill_normal", offset);
-  REQUIRE(offset + n <= 4294967296. && (int64_t)offset % 2 == 0,
-      "koala_fill_normal: %g numbers from %g on; a stream has 2^32 in pairs.", n, offset);
-  REQUIRE_COUNT("fill_normal", seed);
-  REQUIRE(std >= 0 && std < 1e30, "koala_fill_normal: std is %g and must not be negative.", std);
+  if (check_fill_normal(dev, y, n, offset, seed, std)) return -1;
   return dev->kernels->fill_normal(dev, y, n, offset, seed, std);
 }
 #endif

@@ -1,4 +1,4 @@
-// Flat arrays, longer than an int counts: vectors cut at the end, and the check of a count that came as a double.
+// Flat arrays, longer than an int counts: vectors cut at the end.
 #pragma once
 #include "device.h"
 #include "simd.h"
@@ -14,7 +14,3 @@ template <class T, class V> inline void store_some(T* p, int64_t left, V v) {
 }
 
 }  // namespace KOALA_NS
-
-#define REQUIRE_COUNT(op, n)                                                      \
-  REQUIRE((n) >= 0 && (n) <= 9007199254740992. && (n) == (double)(int64_t)(n),    \
-          "koala_" op ": " #n " is %g and must be a count.", (double)(n))

@@ -218,38 +218,18 @@ int32_t bias_gradient(koala_device* dev, void* db, const void* dy, int32_t T, in
 #ifdef KOALA_EXPORTS
 int32_t koala_matmul_pack_transposed(koala_device* dev, void* packed, const void* weight, int32_t N, int32_t K,
     int32_t wtype, int32_t stype) {
-  REQUIRE_POINTER("matmul_pack_transposed", dev);
-  REQUIRE_POINTER("matmul_pack_transposed", packed);
-  REQUIRE_POINTER("matmul_pack_transposed", weight);
-  REQUIRE_POSITIVE("matmul_pack_transposed", N);
-  REQUIRE_POSITIVE("matmul_pack_transposed", K);
-  REQUIRE_TYPE("matmul_pack_transposed", wtype);
-  REQUIRE(is_float_type(stype) || stype == KOALA_F16,
-      "koala_matmul_pack_transposed: stype is %d (%s); f32, bf16, f16 and f64 can be packed.", stype, type_name(stype));
+  if (check_matmul_pack_transposed(dev, packed, weight, N, K, wtype, stype)) return -1;
   return dev->kernels->matmul_pack_transposed(dev, packed, weight, N, K, wtype, stype);
 }
 
 int32_t koala_matmul_weight_gradient(koala_device* dev, void* dw, const void* dy, const void* x, int32_t T, int32_t N,
     int32_t K, int32_t ctype, int32_t dtype) {
-  REQUIRE_POINTER("matmul_weight_gradient", dev);
-  REQUIRE_POINTER("matmul_weight_gradient", dw);
-  REQUIRE_POINTER("matmul_weight_gradient", dy);
-  REQUIRE_POINTER("matmul_weight_gradient", x);
-  REQUIRE_SIZE("matmul_weight_gradient", T);
-  REQUIRE_POSITIVE("matmul_weight_gradient", N);
-  REQUIRE_POSITIVE("matmul_weight_gradient", K);
-  REQUIRE_TYPE("matmul_weight_gradient", ctype);
-  REQUIRE_TYPE("matmul_weight_gradient", dtype);
+  if (check_matmul_weight_gradient(dev, dw, dy, x, T, N, K, ctype, dtype)) return -1;
   return dev->kernels->matmul_weight_gradient(dev, dw, dy, x, T, N, K, ctype, dtype);
 }
 
 int32_t koala_bias_gradient(koala_device* dev, void* db, const void* dy, int32_t T, int32_t N, int32_t dtype) {
-  REQUIRE_POINTER("bias_gradient", dev);
-  REQUIRE_POINTER("bias_gradient", db);
-  REQUIRE_POINTER("bias_gradient", dy);
-  REQUIRE_SIZE("bias_gradient", T);
-  REQUIRE_POSITIVE("bias_gradient", N);
-  REQUIRE_TYPE("bias_gradient", dtype);
+  if (check_bias_gradient(dev, db, dy, T, N, dtype)) return -1;
   return dev->kernels->bias_gradient(dev, db, dy, T, N, dtype);
 }
 #endif

@@ -100,16 +100,7 @@ int32_t logprobs(koala_device* dev, float* logprobs, int32_t* ranks, int32_t* to
 #ifdef KOALA_EXPORTS
 int32_t koala_logprobs(koala_device* dev, float* logprobs, int32_t* ranks, int32_t* top_ids, float* top_logprobs,
     const float* logits, const int32_t* ids, int32_t R, int32_t V, int32_t k) {
-  REQUIRE_POINTER("logprobs", dev);
-  REQUIRE_POINTER("logprobs", logprobs);
-  REQUIRE_POINTER("logprobs", ranks);
-  REQUIRE_POINTER("logprobs", logits);
-  REQUIRE_POINTER("logprobs", ids);
-  REQUIRE_SIZE("logprobs", R);
-  REQUIRE_POSITIVE("logprobs", V);
-  REQUIRE(k >= 0 && k <= V, "koala_logprobs: k is %d and must be from 0 to the vocabulary of %d.", k, V);
-  REQUIRE(k == 0 || (top_ids && top_logprobs),
-      "koala_logprobs: k is %d but the lists for the best tokens are null pointers.", k);
+  if (check_logprobs(dev, logprobs, ranks, top_ids, top_logprobs, logits, ids, R, V, k)) return -1;
   for (int r = 0; r < R; r++) REQUIRE(ids[r] < V,
       "koala_logprobs: token %d of row %d is outside the vocabulary of %d.", ids[r], r, V);
   return dev->kernels->logprobs(dev, logprobs, ranks, top_ids, top_logprobs, logits, ids, R, V, k);

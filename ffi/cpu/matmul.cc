@@ -276,12 +276,7 @@ int32_t matmul(koala_device* dev, void* y, const void* x, const void* packed, co
 
 #ifdef KOALA_EXPORTS
 int32_t koala_matmul_pack_bytes(koala_device* dev, double* bytes, int32_t N, int32_t K, int32_t wtype) {
-  REQUIRE_POINTER("matmul_pack_bytes", dev);
-  REQUIRE_POINTER("matmul_pack_bytes", bytes);
-  REQUIRE_POSITIVE("matmul_pack_bytes", N);
-  REQUIRE_POSITIVE("matmul_pack_bytes", K);
-  REQUIRE_WEIGHT_TYPE("matmul_pack_bytes", wtype);
-  REQUIRE_BLOCKS("matmul_pack_bytes", K, wtype);
+  if (check_matmul_pack_bytes(dev, bytes, N, K, wtype)) return -1;
   const int padded = wtype == KOALA_BF16 ? (K + 1) & ~1 : K;
   const double rows = (N + 31) / 32 * 32;
   if (is_quantised(wtype))
@@ -292,33 +287,13 @@ int32_t koala_matmul_pack_bytes(koala_device* dev, double* bytes, int32_t N, int
 
 int32_t koala_matmul_pack(koala_device* dev, void* packed, const void* weight, int32_t N, int32_t K, int32_t row,
     int32_t R, int32_t wtype, int32_t stype) {
-  REQUIRE_POINTER("matmul_pack", dev);
-  REQUIRE_POINTER("matmul_pack", packed);
-  REQUIRE_POINTER("matmul_pack", weight);
-  REQUIRE_POSITIVE("matmul_pack", N);
-  REQUIRE_POSITIVE("matmul_pack", K);
-  REQUIRE_SIZE("matmul_pack", R);
-  REQUIRE_WEIGHT_TYPE("matmul_pack", wtype);
-  REQUIRE_BLOCKS("matmul_pack", K, wtype);
-  REQUIRE(is_float_type(stype) || stype == KOALA_F16,
-      "koala_matmul_pack: stype is %d (%s); f32, bf16, f16 and f64 can be packed.", stype, type_name(stype));
-  REQUIRE(row >= 0 && (int64_t)row + R <= N, "koala_matmul_pack: rows %d to %lld do not fit a matrix of %d rows.",
-      row, (long long)row + R, N);
+  if (check_matmul_pack(dev, packed, weight, N, K, row, R, wtype, stype)) return -1;
   return dev->kernels->matmul_pack(dev, packed, weight, N, K, row, R, wtype, stype);
 }
 
 int32_t koala_matmul(koala_device* dev, void* y, const void* x, const void* packed, const void* bias, int32_t T,
     int32_t N, int32_t K, int32_t accumulate, int32_t wtype, int32_t dtype) {
-  REQUIRE_POINTER("matmul", dev);
-  REQUIRE_POINTER("matmul", y);
-  REQUIRE_POINTER("matmul", x);
-  REQUIRE_POINTER("matmul", packed);
-  REQUIRE_SIZE("matmul", T);
-  REQUIRE_POSITIVE("matmul", N);
-  REQUIRE_POSITIVE("matmul", K);
-  REQUIRE_WEIGHT_TYPE("matmul", wtype);
-  REQUIRE_BLOCKS("matmul", K, wtype);
-  REQUIRE_TYPE("matmul", dtype);
+  if (check_matmul(dev, y, x, packed, T, N, K, wtype, dtype)) return -1;
   return dev->kernels->matmul(dev, y, x, packed, bias, T, N, K, accumulate, wtype, dtype);
 }
 #endif

@@ -31,12 +31,7 @@ int32_t silu_mul(koala_device* dev, void* y, const void* gate_up, int32_t T, int
 
 #ifdef KOALA_EXPORTS
 int32_t koala_silu_mul(koala_device* dev, void* y, const void* gate_up, int32_t T, int32_t F, int32_t dtype) {
-  REQUIRE_POINTER("silu_mul", dev);
-  REQUIRE_POINTER("silu_mul", y);
-  REQUIRE_POINTER("silu_mul", gate_up);
-  REQUIRE_SIZE("silu_mul", T);
-  REQUIRE_POSITIVE("silu_mul", F);
-  REQUIRE_TYPE("silu_mul", dtype);
+  if (check_silu_mul(dev, y, gate_up, T, F, dtype)) return -1;
   return dev->kernels->silu_mul(dev, y, gate_up, T, F, dtype);
 }
 #endif

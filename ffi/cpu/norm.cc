@@ -75,40 +75,19 @@ int32_t qk_norm(koala_device* dev, void* qkv, const void* q_weight, const void* 
 #ifdef KOALA_EXPORTS
 int32_t koala_rms_norm(koala_device* dev, void* y, const void* x, const void* weight, int32_t T, int32_t D, float eps,
     int32_t dtype) {
-  REQUIRE_POINTER("rms_norm", dev);
-  REQUIRE_POINTER("rms_norm", y);
-  REQUIRE_POINTER("rms_norm", x);
-  REQUIRE_POINTER("rms_norm", weight);
-  REQUIRE_SIZE("rms_norm", T);
-  REQUIRE_POSITIVE("rms_norm", D);
-  REQUIRE_TYPE("rms_norm", dtype);
+  if (check_rms_norm(dev, y, x, weight, T, D, dtype)) return -1;
   return dev->kernels->rms_norm(dev, y, x, weight, T, D, eps, dtype);
 }
 
 int32_t koala_add_rms_norm(koala_device* dev, void* y, void* x, const void* delta, const void* weight, int32_t T,
     int32_t D, float eps, int32_t dtype) {
-  REQUIRE_POINTER("add_rms_norm", dev);
-  REQUIRE_POINTER("add_rms_norm", y);
-  REQUIRE_POINTER("add_rms_norm", x);
-  REQUIRE_POINTER("add_rms_norm", delta);
-  REQUIRE_POINTER("add_rms_norm", weight);
-  REQUIRE_SIZE("add_rms_norm", T);
-  REQUIRE_POSITIVE("add_rms_norm", D);
-  REQUIRE_TYPE("add_rms_norm", dtype);
+  if (check_add_rms_norm(dev, y, x, delta, weight, T, D, dtype)) return -1;
   return dev->kernels->add_rms_norm(dev, y, x, delta, weight, T, D, eps, dtype);
 }
 
 int32_t koala_qk_norm(koala_device* dev, void* qkv, const void* q_weight, const void* k_weight, int32_t T, int32_t H,
     int32_t G, int32_t E, float eps, int32_t dtype) {
-  REQUIRE_POINTER("qk_norm", dev);
-  REQUIRE_POINTER("qk_norm", qkv);
-  REQUIRE_POINTER("qk_norm", q_weight);
-  REQUIRE_POINTER("qk_norm", k_weight);
-  REQUIRE_SIZE("qk_norm", T);
-  REQUIRE_POSITIVE("qk_norm", H);
-  REQUIRE_POSITIVE("qk_norm", G);
-  REQUIRE_POSITIVE("qk_norm", E);
-  REQUIRE_TYPE("qk_norm", dtype);
+  if (check_qk_norm(dev, qkv, q_weight, k_weight, T, H, G, E, dtype)) return -1;
   return dev->kernels->qk_norm(dev, qkv, q_weight, k_weight, T, H, G, E, eps, dtype);
 }
 #endif

@@ -100,32 +100,14 @@ int32_t qk_norm_backward(koala_device* dev, void* dqkv, void* dq_weight, void* d
 #ifdef KOALA_EXPORTS
 int32_t koala_rms_norm_backward(koala_device* dev, void* dx, void* dweight, const void* dy, const void* x,
     const void* weight, int32_t T, int32_t D, float eps, int32_t accumulate, int32_t dtype) {
-  REQUIRE_POINTER("rms_norm_backward", dev);
-  REQUIRE_POINTER("rms_norm_backward", dx);
-  REQUIRE_POINTER("rms_norm_backward", dweight);
-  REQUIRE_POINTER("rms_norm_backward", dy);
-  REQUIRE_POINTER("rms_norm_backward", x);
-  REQUIRE_POINTER("rms_norm_backward", weight);
-  REQUIRE_SIZE("rms_norm_backward", T);
-  REQUIRE_POSITIVE("rms_norm_backward", D);
-  REQUIRE_TYPE("rms_norm_backward", dtype);
+  if (check_rms_norm_backward(dev, dx, dweight, dy, x, weight, T, D, dtype)) return -1;
   return dev->kernels->rms_norm_backward(dev, dx, dweight, dy, x, weight, T, D, eps, accumulate, dtype);
 }
 
 int32_t koala_qk_norm_backward(koala_device* dev, void* dqkv, void* dq_weight, void* dk_weight, const void* qkv,
     const void* q_weight, const void* k_weight, int32_t T, int32_t H, int32_t G, int32_t E, float eps, int32_t dtype) {
-  REQUIRE_POINTER("qk_norm_backward", dev);
-  REQUIRE_POINTER("qk_norm_backward", dqkv);
-  REQUIRE_POINTER("qk_norm_backward", dq_weight);
-  REQUIRE_POINTER("qk_norm_backward", dk_weight);
-  REQUIRE_POINTER("qk_norm_backward", qkv);
-  REQUIRE_POINTER("qk_norm_backward", q_weight);
-  REQUIRE_POINTER("qk_norm_backward", k_weight);
-  REQUIRE_SIZE("qk_norm_backward", T);
-  REQUIRE_POSITIVE("qk_norm_backward", H);
-  REQUIRE_POSITIVE("qk_norm_backward", G);
-  REQUIRE_POSITIVE("qk_norm_backward", E);
-  REQUIRE_TYPE("qk_norm_backward", dtype);
+    if (check_qk_norm_backward(dev, dqkv, dq_weight, dk_weight, qkv, q_weight, k_weight, T, H, G, E, dtype))
+      return -1;
   return dev->kernels->qk_norm_backward(dev, dqkv, dq_weight, dk_weight, qkv, q_weight, k_weight, T, H, G, E, eps,
       dtype);
 }

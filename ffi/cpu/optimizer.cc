@@ -148,21 +148,7 @@ int32_t master_join(koala_device* dev, float* master, const void* w, const void*
 #ifdef KOALA_EXPORTS
 int32_t koala_adamw(koala_device* dev, void* w, void* low, void* m, void* v, const void* g, double n,
     const double* scalars, double index, int32_t precision, int32_t dtype) {
-  REQUIRE_POINTER("adamw", dev);
-  REQUIRE_POINTER("adamw", w);
-  REQUIRE_POINTER("adamw", m);
-  REQUIRE_POINTER("adamw", v);
-  REQUIRE_POINTER("adamw", g);
-  REQUIRE_COUNT("adamw", n);
-  REQUIRE_POINTER("adamw", scalars);
-  REQUIRE_COUNT("adamw", index);
-  REQUIRE(precision == 0 || precision == 1,
-      "koala_adamw: precision is %d; there are 0 (plain) and 1 (bf16 weights with a split master).", precision);
-  REQUIRE(precision == 0 || low,
-      "koala_adamw: precision 1 needs the low halves of the masters, and low is a null pointer.");
-  REQUIRE(dtype == KOALA_F32 || dtype == (precision ? KOALA_BF16 : KOALA_F64),
-      "koala_adamw: dtype is %d (%s); precision %d takes %s.", dtype, type_name(dtype), precision, precision
-      ? "f32 and bf16 gradients" : "f32 and f64");
+  if (check_adamw(dev, w, low, m, v, g, n, scalars, index, precision, dtype)) return -1;
   const double step = scalars[6], seed = scalars[7];
   REQUIRE(step >= 1 && step == (double)(int64_t)step, "koala_adamw: the step is %g; steps count from 1.", step);
   REQUIRE_COUNT("adamw", seed);
@@ -172,20 +158,12 @@ int32_t koala_adamw(koala_device* dev, void* w, void* low, void* m, void* v, con
 }
 
 int32_t koala_master_split(koala_device* dev, void* w, void* low, const float* master, double n) {
-  REQUIRE_POINTER("master_split", dev);
-  REQUIRE_POINTER("master_split", w);
-  REQUIRE_POINTER("master_split", low);
-  REQUIRE_POINTER("master_split", master);
-  REQUIRE_COUNT("master_split", n);
+  if (check_master_split(dev, w, low, master, n)) return -1;
   return dev->kernels->master_split(dev, w, low, master, n);
 }
 
 int32_t koala_master_join(koala_device* dev, float* master, const void* w, const void* low, double n) {
-  REQUIRE_POINTER("master_join", dev);
-  REQUIRE_POINTER("master_join", master);
-  REQUIRE_POINTER("master_join", w);
-  REQUIRE_POINTER("master_join", low);
-  REQUIRE_COUNT("master_join", n);
+  if (check_master_join(dev, master, w, low, n)) return -1;
   return dev->kernels->master_join(dev, master, w, low, n);
 }
 #endif

@@ -38,16 +38,7 @@ int32_t rope_backward(koala_device* dev, void* dqkv, const float* table, const i
 #ifdef KOALA_EXPORTS
 int32_t koala_rope_backward(koala_device* dev, void* dqkv, const float* table, const int32_t* positions, int32_t T,
     int32_t H, int32_t G, int32_t E, int32_t dtype) {
-  REQUIRE_POINTER("rope_backward", dev);
-  REQUIRE_POINTER("rope_backward", dqkv);
-  REQUIRE_POINTER("rope_backward", table);
-  REQUIRE_POINTER("rope_backward", positions);
-  REQUIRE_SIZE("rope_backward", T);
-  REQUIRE_POSITIVE("rope_backward", H);
-  REQUIRE_POSITIVE("rope_backward", G);
-  REQUIRE_POSITIVE("rope_backward", E);
-  REQUIRE(E % 2 == 0, "koala_rope_backward: the head dimension is %d and must be even.", E);
-  REQUIRE_TYPE("rope_backward", dtype);
+  if (check_rope_backward(dev, dqkv, table, positions, T, H, G, E, dtype)) return -1;
   for (int t = 0; t < T; t++) REQUIRE(positions[t] >= 0, "koala_rope_backward: position %d of row %d is negative.",
       positions[t], t);
   return dev->kernels->rope_backward(dev, dqkv, table, positions, T, H, G, E, dtype);

@@ -86,30 +86,14 @@ int32_t write(koala_device* dev, B* keys, B* values, const T* qkv, const int32_t
 }  // namespace
 
 int32_t koala_cache_page_bytes(koala_device* dev, double* bytes, int32_t P, int32_t G, int32_t E, int32_t ctype) {
-  REQUIRE_POINTER("cache_page_bytes", dev);
-  REQUIRE_POINTER("cache_page_bytes", bytes);
-  REQUIRE(P > 0 && P % 32 == 0, "koala_cache_page_bytes: a page has %d tokens; it must be a positive multiple of 32.",
-      P);
-  REQUIRE_POSITIVE("cache_page_bytes", G);
-  REQUIRE_POSITIVE("cache_page_bytes", E);
-  REQUIRE_CACHE_TYPE("cache_page_bytes", ctype);
+  if (check_cache_page_bytes(dev, bytes, P, G, E, ctype)) return -1;
   *bytes = ctype == KOALA_F8 ? (double)page_stride<f8>(P, G, E) : (double)P * G * E * type_bytes(ctype);
   return 0;
 }
 
 int32_t koala_cache_write(koala_device* dev, void* keys, void* values, const void* qkv, const int32_t* slots,
     int32_t T, int32_t H, int32_t G, int32_t E, int32_t P, int32_t ctype, int32_t dtype) {
-  REQUIRE_POINTER("cache_write", dev);
-  REQUIRE_POINTER("cache_write", keys);
-  REQUIRE_POINTER("cache_write", values);
-  REQUIRE_POINTER("cache_write", qkv);
-  REQUIRE_POINTER("cache_write", slots);
-  REQUIRE_SIZE("cache_write", T);
-  REQUIRE_POSITIVE("cache_write", H);
-  REQUIRE_POSITIVE("cache_write", G);
-  REQUIRE_POSITIVE("cache_write", E);
-  REQUIRE(P > 0 && P % 32 == 0, "koala_cache_write: a page has %d tokens; it must be a positive multiple of 32.", P);
-  REQUIRE_CACHE_TYPES("cache_write", ctype, dtype);
+  if (check_cache_write(dev, keys, values, qkv, slots, T, H, G, E, P, ctype, dtype)) return -1;
   REQUIRE(ctype != KOALA_F64 && dtype != KOALA_F64,
       "koala_cache_write: f64 is computed on the CPU only; a GPU takes f32 and bf16.");
   if (T == 0) return 0;

@@ -57,13 +57,7 @@ KERNEL(ROW_THREADS) k_contrast(ContrastCall call) {
 
 int32_t koala_contrast(koala_device* dev, float* logits, const int32_t* pairs, const float* scalars, int32_t C,
     int32_t R, int32_t V) {
-  REQUIRE_POINTER("contrast", dev);
-  REQUIRE_POINTER("contrast", logits);
-  REQUIRE_POINTER("contrast", pairs);
-  REQUIRE_POINTER("contrast", scalars);
-  REQUIRE_SIZE("contrast", C);
-  REQUIRE_SIZE("contrast", R);
-  REQUIRE_POSITIVE("contrast", V);
+  if (check_contrast(dev, logits, pairs, scalars, C, R, V)) return -1;
   if (C == 0) return 0;
   if (begin(dev, "koala_contrast")) return -1;
   const ContrastCall call = {logits, pairs, scalars, R, V, checked(dev, FAULT_ROW, R)};

@@ -16,7 +16,8 @@
 // must fail: begin() does where scratch would have to grow, copy() and wait_for() do always.
 #pragma once
 #include "gpu.h"
-#include "../cpu/check.h"
+#include "../cpu/arguments.h"
+#include "../cpu/training_arguments.h"
 
 /** Indices that only kernels can read and check. */
 enum FaultKind { FAULT_TOKEN, FAULT_POSITION, FAULT_SLOT, FAULT_ROW, FAULT_PAGE, FAULT_TARGET, FAULT_ORDER, FAULT_KINDS };
@@ -79,9 +80,6 @@ bool is_device_memory(const void* p);
 /** Copies to or from anywhere, in the order of the stream. Waits where the host is the target, or a large source. */
 int32_t copy(koala_device* dev, void* to, const void* from, size_t bytes);
 
-#define REQUIRE_COUNT(op, n)                                                    \
-  REQUIRE((n) >= 0 && (n) <= 9007199254740992. && (n) == (double)(int64_t)(n),  \
-          "koala_" op ": " #n " is %g and must be a count.", (double)(n))
 /** Returns from a C function with the runtime's words unless `call` succeeds; the next op does not find its error again. */
 #define REQUIRE_CUDA(op, call)                                                                          \
   do {                                                                                                  \

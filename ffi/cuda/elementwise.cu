@@ -70,13 +70,7 @@ template <class T, class S> void convert(koala_device* dev, void* to, const void
 
 int32_t koala_dropout(koala_device* dev, void* y, const void* x, double offset, int32_t n, int32_t seed, float p,
     int32_t dtype) {
-  REQUIRE_POINTER("dropout", dev);
-  REQUIRE_POINTER("dropout", y);
-  REQUIRE_POINTER("dropout", x);
-  REQUIRE_COUNT("dropout", offset);
-  REQUIRE_SIZE("dropout", n);
-  REQUIRE(p >= 0 && p < 1, "koala_dropout: the probability is %g and must be from 0 to below 1.", p);
-  REQUIRE_TYPE("dropout", dtype);
+  if (check_dropout(dev, y, x, offset, n, p, dtype)) return -1;
   if (n == 0) return 0;
   if (begin(dev, "koala_dropout")) return -1;
   const HashKey key = hash_key((uint32_t)seed, STREAM_DROPOUT);
@@ -90,11 +84,7 @@ int32_t koala_dropout(koala_device* dev, void* y, const void* x, double offset, 
 }
 
 int32_t koala_axpby(koala_device* dev, void* y, const void* x, double n, double a, double b, int32_t dtype) {
-  REQUIRE_POINTER("axpby", dev);
-  REQUIRE_POINTER("axpby", y);
-  REQUIRE_POINTER("axpby", x);
-  REQUIRE_COUNT("axpby", n);
-  REQUIRE_TYPE("axpby", dtype);
+  if (check_axpby(dev, y, x, n, dtype)) return -1;
   if (n == 0) return 0;
   if (begin(dev, "koala_axpby")) return -1;
   return with_type(dtype, [&](auto element) -> int32_t {
@@ -106,12 +96,7 @@ int32_t koala_axpby(koala_device* dev, void* y, const void* x, double n, double 
 }
 
 int32_t koala_accumulate(koala_device* dev, void* sum, const float* x, double n, int32_t stype) {
-  REQUIRE_POINTER("accumulate", dev);
-  REQUIRE_POINTER("accumulate", sum);
-  REQUIRE_POINTER("accumulate", x);
-  REQUIRE_COUNT("accumulate", n);
-  REQUIRE(stype == KOALA_F32 || stype == KOALA_BF16,
-      "koala_accumulate: stype is %d (%s); sums are f32 or bf16.", stype, type_name(stype));
+  if (check_accumulate(dev, sum, x, n, stype)) return -1;
   if (n == 0) return 0;
   if (begin(dev, "koala_accumulate")) return -1;
   const bool wide = is_aligned(sum) && is_aligned(x);
@@ -123,13 +108,7 @@ int32_t koala_accumulate(koala_device* dev, void* sum, const float* x, double n,
 }
 
 int32_t koala_cast(koala_device* dev, void* to, const void* from, double n, int32_t to_type, int32_t from_type) {
-  REQUIRE_POINTER("cast", dev);
-  REQUIRE_POINTER("cast", to);
-  REQUIRE_POINTER("cast", from);
-  REQUIRE_COUNT("cast", n);
-  REQUIRE_TYPE("cast", to_type);
-  REQUIRE(is_float_type(from_type) || from_type == KOALA_F16,
-      "koala_cast: from_type is %d (%s); f32, bf16, f16 and f64 can be read.", from_type, type_name(from_type));
+  if (check_cast(dev, to, from, n, to_type, from_type)) return -1;
   if (n == 0) return 0;
   if (begin(dev, "koala_cast")) return -1;
   if (to_type == from_type) {

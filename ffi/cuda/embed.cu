@@ -54,16 +54,7 @@ void gather(koala_device* dev, void* y, const void* x, const int32_t* rows, int 
 
 int32_t koala_embed(koala_device* dev, void* y, const void* table, const int32_t* tokens, int32_t T, int32_t D,
     int32_t V, int32_t ttype, int32_t dtype) {
-  REQUIRE_POINTER("embed", dev);
-  REQUIRE_POINTER("embed", y);
-  REQUIRE_POINTER("embed", table);
-  REQUIRE_POINTER("embed", tokens);
-  REQUIRE_SIZE("embed", T);
-  REQUIRE_POSITIVE("embed", D);
-  REQUIRE_POSITIVE("embed", V);
-  REQUIRE(is_float_type(ttype) || ttype == KOALA_F16,
-      "koala_embed: ttype is %d (%s); f32, bf16, f16 and f64 are supported.", ttype, type_name(ttype));
-  REQUIRE_TYPE("embed", dtype);
+  if (check_embed(dev, y, table, tokens, T, D, V, ttype, dtype)) return -1;
   if (T == 0) return 0;
   if (begin(dev, "koala_embed")) return -1;
   return with_type(dtype, [&](auto element) -> int32_t {
@@ -80,13 +71,7 @@ int32_t koala_embed(koala_device* dev, void* y, const void* table, const int32_t
 
 int32_t koala_gather_rows(koala_device* dev, void* y, const void* x, const int32_t* rows, int32_t R, int32_t D,
     int32_t dtype) {
-  REQUIRE_POINTER("gather_rows", dev);
-  REQUIRE_POINTER("gather_rows", y);
-  REQUIRE_POINTER("gather_rows", x);
-  REQUIRE_POINTER("gather_rows", rows);
-  REQUIRE_SIZE("gather_rows", R);
-  REQUIRE_POSITIVE("gather_rows", D);
-  REQUIRE_TYPE("gather_rows", dtype);
+  if (check_gather_rows(dev, y, x, rows, R, D, dtype)) return -1;
   if (R == 0) return 0;
   if (begin(dev, "koala_gather_rows")) return -1;
   const size_t bytes = (size_t)D * type_bytes(dtype);
@@ -98,13 +83,7 @@ int32_t koala_gather_rows(koala_device* dev, void* y, const void* x, const int32
 
 int32_t koala_sum_rows(koala_device* dev, double* y, const void* x, const int32_t* starts, int32_t S, int32_t D,
     int32_t dtype) {
-  REQUIRE_POINTER("sum_rows", dev);
-  REQUIRE_POINTER("sum_rows", y);
-  REQUIRE_POINTER("sum_rows", x);
-  REQUIRE_POINTER("sum_rows", starts);
-  REQUIRE_SIZE("sum_rows", S);
-  REQUIRE_POSITIVE("sum_rows", D);
-  REQUIRE_TYPE("sum_rows", dtype);
+  if (check_sum_rows(dev, y, x, starts, S, D, dtype)) return -1;
   if (S == 0) return 0;
   if (begin(dev, "koala_sum_rows")) return -1;
   return with_type(dtype, [&](auto element) -> int32_t {

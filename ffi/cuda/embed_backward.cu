@@ -29,15 +29,7 @@ k_embed_backward(compute_t<T>* dtable, const T* dy, const int32_t* tokens, const
 
 int32_t koala_embed_backward(koala_device* dev, void* dtable, const void* dy, const int32_t* tokens,
     const int32_t* order, int32_t T, int32_t D, int32_t V, int32_t dtype) {
-  REQUIRE_POINTER("embed_backward", dev);
-  REQUIRE_POINTER("embed_backward", dtable);
-  REQUIRE_POINTER("embed_backward", dy);
-  REQUIRE_POINTER("embed_backward", tokens);
-  REQUIRE_POINTER("embed_backward", order);
-  REQUIRE_SIZE("embed_backward", T);
-  REQUIRE_POSITIVE("embed_backward", D);
-  REQUIRE_POSITIVE("embed_backward", V);
-  REQUIRE_TYPE("embed_backward", dtype);
+  if (check_embed_backward(dev, dtable, dy, tokens, order, T, D, V, dtype)) return -1;
   if (T == 0) return 0;
   if (begin(dev, "koala_embed_backward")) return -1;
   checked(dev, FAULT_ORDER, T);

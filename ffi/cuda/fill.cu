@@ -36,14 +36,7 @@ KERNEL(THREADS) k_fill_normal(float* y, int64_t n, uint32_t first, uint32_t seed
 }  // namespace
 
 int32_t koala_fill_normal(koala_device* dev, float* y, double n, double offset, double seed, double std) {
-  REQUIRE_POINTER("fill_normal", dev);
-  REQUIRE_POINTER("fill_normal", y);
-  REQUIRE_COUNT("fill_normal", n);
-  REQUIRE_COUNT("fill_normal", offset);
-  REQUIRE(offset + n <= 4294967296. && (int64_t)offset % 2 == 0,
-      "koala_fill_normal: %g numbers from %g on; a stream has 2^32 in pairs.", n, offset);
-  REQUIRE_COUNT("fill_normal", seed);
-  REQUIRE(std >= 0 && std < 1e30, "koala_fill_normal: std is %g and must not be negative.", std);
+  if (check_fill_normal(dev, y, n, offset, seed, std)) return -1;
   if (n == 0) return 0;
   if (begin(dev, "koala_fill_normal")) return -1;
   LAUNCH(k_fill_normal, blocks_of(n, 2 * THREADS), THREADS, 0, dev->stream, y, (int64_t)n, (uint32_t)offset,

@@ -183,15 +183,7 @@ template <class T, class C> KERNEL(COLUMN_THREADS) k_bias_gradient(C* db, const 
 
 int32_t koala_matmul_weight_gradient(koala_device* dev, void* dw, const void* dy, const void* x, int32_t T, int32_t N,
     int32_t K, int32_t ctype, int32_t dtype) {
-  REQUIRE_POINTER("matmul_weight_gradient", dev);
-  REQUIRE_POINTER("matmul_weight_gradient", dw);
-  REQUIRE_POINTER("matmul_weight_gradient", dy);
-  REQUIRE_POINTER("matmul_weight_gradient", x);
-  REQUIRE_SIZE("matmul_weight_gradient", T);
-  REQUIRE_POSITIVE("matmul_weight_gradient", N);
-  REQUIRE_POSITIVE("matmul_weight_gradient", K);
-  REQUIRE_TYPE("matmul_weight_gradient", ctype);
-  REQUIRE_TYPE("matmul_weight_gradient", dtype);
+  if (check_matmul_weight_gradient(dev, dw, dy, x, T, N, K, ctype, dtype)) return -1;
   REQUIRE(ctype != KOALA_F64 || dtype == KOALA_F64,
       "koala_matmul_weight_gradient: products in f64 need f64 activations, and these are %s.", type_name(dtype));
   if (T == 0) return 0;
@@ -207,12 +199,7 @@ int32_t koala_matmul_weight_gradient(koala_device* dev, void* dw, const void* dy
 }
 
 int32_t koala_bias_gradient(koala_device* dev, void* db, const void* dy, int32_t T, int32_t N, int32_t dtype) {
-  REQUIRE_POINTER("bias_gradient", dev);
-  REQUIRE_POINTER("bias_gradient", db);
-  REQUIRE_POINTER("bias_gradient", dy);
-  REQUIRE_SIZE("bias_gradient", T);
-  REQUIRE_POSITIVE("bias_gradient", N);
-  REQUIRE_TYPE("bias_gradient", dtype);
+  if (check_bias_gradient(dev, db, dy, T, N, dtype)) return -1;
   if (T == 0) return 0;
   if (begin(dev, "koala_bias_gradient")) return -1;
   with_type(dtype, [&](auto element) -> int32_t {

@@ -71,16 +71,7 @@ KERNEL(ROW_THREADS, 1) k_logprobs(LogprobsCall call) {
 
 int32_t koala_logprobs(koala_device* dev, float* logprobs, int32_t* ranks, int32_t* top_ids, float* top_logprobs,
     const float* logits, const int32_t* ids, int32_t R, int32_t V, int32_t k) {
-  REQUIRE_POINTER("logprobs", dev);
-  REQUIRE_POINTER("logprobs", logprobs);
-  REQUIRE_POINTER("logprobs", ranks);
-  REQUIRE_POINTER("logprobs", logits);
-  REQUIRE_POINTER("logprobs", ids);
-  REQUIRE_SIZE("logprobs", R);
-  REQUIRE_POSITIVE("logprobs", V);
-  REQUIRE(k >= 0 && k <= V, "koala_logprobs: k is %d and must be from 0 to the vocabulary of %d.", k, V);
-  REQUIRE(k == 0 || (top_ids && top_logprobs),
-      "koala_logprobs: k is %d but the lists for the best tokens are null pointers.", k);
+  if (check_logprobs(dev, logprobs, ranks, top_ids, top_logprobs, logits, ids, R, V, k)) return -1;
   if (R == 0) return 0;
   if (begin(dev, "koala_logprobs")) return -1;
   const LogprobsCall call = {logprobs, ranks, top_ids, top_logprobs, logits, ids, V, k, checked(dev, FAULT_TOKEN, V)};

@@ -89,14 +89,7 @@ KERNEL(THREADS) k_cross_entropy_backward(T* logits, const compute_t<T>* lse, con
 
 int32_t koala_cross_entropy(koala_device* dev, void* logprobs, void* lse, const void* logits, const int32_t* targets,
     int32_t R, int32_t V, int32_t dtype) {
-  REQUIRE_POINTER("cross_entropy", dev);
-  REQUIRE_POINTER("cross_entropy", logprobs);
-  REQUIRE_POINTER("cross_entropy", lse);
-  REQUIRE_POINTER("cross_entropy", logits);
-  REQUIRE_POINTER("cross_entropy", targets);
-  REQUIRE_SIZE("cross_entropy", R);
-  REQUIRE_POSITIVE("cross_entropy", V);
-  REQUIRE_TYPE("cross_entropy", dtype);
+  if (check_cross_entropy(dev, logprobs, lse, logits, targets, R, V, dtype)) return -1;
   if (R == 0) return 0;
   if (begin(dev, "koala_cross_entropy")) return -1;
   Faults* faults = checked(dev, FAULT_TARGET, V);
@@ -111,14 +104,7 @@ int32_t koala_cross_entropy(koala_device* dev, void* logprobs, void* lse, const 
 
 int32_t koala_cross_entropy_backward(koala_device* dev, void* logits, const void* lse, const void* weights,
     const int32_t* targets, int32_t R, int32_t V, int32_t dtype) {
-  REQUIRE_POINTER("cross_entropy_backward", dev);
-  REQUIRE_POINTER("cross_entropy_backward", logits);
-  REQUIRE_POINTER("cross_entropy_backward", lse);
-  REQUIRE_POINTER("cross_entropy_backward", weights);
-  REQUIRE_POINTER("cross_entropy_backward", targets);
-  REQUIRE_SIZE("cross_entropy_backward", R);
-  REQUIRE_POSITIVE("cross_entropy_backward", V);
-  REQUIRE_TYPE("cross_entropy_backward", dtype);
+  if (check_cross_entropy_backward(dev, logits, lse, weights, targets, R, V, dtype)) return -1;
   if (R == 0) return 0;
   if (begin(dev, "koala_cross_entropy_backward")) return -1;
   Faults* faults = checked(dev, FAULT_TARGET, V);

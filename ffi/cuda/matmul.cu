@@ -84,16 +84,7 @@ int32_t multiply_simt(koala_device* dev, E* y, const E* x, const B* w, const E* 
 
 int32_t koala_matmul(koala_device* dev, void* y, const void* x, const void* packed, const void* bias, int32_t T,
     int32_t N, int32_t K, int32_t accumulate, int32_t wtype, int32_t dtype) {
-  REQUIRE_POINTER("matmul", dev);
-  REQUIRE_POINTER("matmul", y);
-  REQUIRE_POINTER("matmul", x);
-  REQUIRE_POINTER("matmul", packed);
-  REQUIRE_SIZE("matmul", T);
-  REQUIRE_POSITIVE("matmul", N);
-  REQUIRE_POSITIVE("matmul", K);
-  REQUIRE_WEIGHT_TYPE("matmul", wtype);
-  REQUIRE_BLOCKS("matmul", K, wtype);
-  REQUIRE_TYPE("matmul", dtype);
+  if (check_matmul(dev, y, x, packed, T, N, K, wtype, dtype)) return -1;
   REQUIRE(is_aligned(packed), "koala_matmul: the packed matrix does not start at a multiple of 16 bytes.");
   if (T == 0) return 0;
   return with_type(dtype, [&](auto element) -> int32_t {

@@ -64,12 +64,7 @@ template <class F> int32_t with_source_type(int32_t stype, F&& f) {
 }  // namespace
 
 int32_t koala_matmul_pack_bytes(koala_device* dev, double* bytes, int32_t N, int32_t K, int32_t wtype) {
-  REQUIRE_POINTER("matmul_pack_bytes", dev);
-  REQUIRE_POINTER("matmul_pack_bytes", bytes);
-  REQUIRE_POSITIVE("matmul_pack_bytes", N);
-  REQUIRE_POSITIVE("matmul_pack_bytes", K);
-  REQUIRE_WEIGHT_TYPE("matmul_pack_bytes", wtype);
-  REQUIRE_BLOCKS("matmul_pack_bytes", K, wtype);
+  if (check_matmul_pack_bytes(dev, bytes, N, K, wtype)) return -1;
   if (is_quantised(wtype)) {
     *bytes = wtype == KOALA_Q8 ? quantised_bytes<8>(N, K) : quantised_bytes<4>(N, K);
     return 0;
@@ -83,18 +78,7 @@ int32_t koala_matmul_pack_bytes(koala_device* dev, double* bytes, int32_t N, int
 
 int32_t koala_matmul_pack(koala_device* dev, void* packed, const void* weight, int32_t N, int32_t K, int32_t row,
     int32_t R, int32_t wtype, int32_t stype) {
-  REQUIRE_POINTER("matmul_pack", dev);
-  REQUIRE_POINTER("matmul_pack", packed);
-  REQUIRE_POINTER("matmul_pack", weight);
-  REQUIRE_POSITIVE("matmul_pack", N);
-  REQUIRE_POSITIVE("matmul_pack", K);
-  REQUIRE_SIZE("matmul_pack", R);
-  REQUIRE_WEIGHT_TYPE("matmul_pack", wtype);
-  REQUIRE_BLOCKS("matmul_pack", K, wtype);
-  REQUIRE(is_float_type(stype) || stype == KOALA_F16,
-      "koala_matmul_pack: stype is %d (%s); f32, bf16, f16 and f64 can be packed.", stype, type_name(stype));
-  REQUIRE(row >= 0 && (int64_t)row + R <= N, "koala_matmul_pack: rows %d to %lld do not fit a matrix of %d rows.",
-      row, (long long)row + R, N);
+  if (check_matmul_pack(dev, packed, weight, N, K, row, R, wtype, stype)) return -1;
   if (R == 0) return 0;
   if (is_quantised(wtype))
     return with_source_type(stype, [&](auto source) -> int32_t {
@@ -119,14 +103,7 @@ int32_t koala_matmul_pack(koala_device* dev, void* packed, const void* weight, i
 
 int32_t koala_matmul_pack_transposed(koala_device* dev, void* packed, const void* weight, int32_t N, int32_t K,
     int32_t wtype, int32_t stype) {
-  REQUIRE_POINTER("matmul_pack_transposed", dev);
-  REQUIRE_POINTER("matmul_pack_transposed", packed);
-  REQUIRE_POINTER("matmul_pack_transposed", weight);
-  REQUIRE_POSITIVE("matmul_pack_transposed", N);
-  REQUIRE_POSITIVE("matmul_pack_transposed", K);
-  REQUIRE_TYPE("matmul_pack_transposed", wtype);
-  REQUIRE(is_float_type(stype) || stype == KOALA_F16,
-      "koala_matmul_pack_transposed: stype is %d (%s); f32, bf16, f16 and f64 can be packed.", stype, type_name(stype));
+  if (check_matmul_pack_transposed(dev, packed, weight, N, K, wtype, stype)) return -1;
   return with_type(wtype, [&](auto target) -> int32_t {
     typedef decltype(target) B;
     return with_source_type(stype, [&](auto source) -> int32_t {

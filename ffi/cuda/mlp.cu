@@ -25,12 +25,7 @@ template <class E> KERNEL(THREADS) k_silu_mul(E* y, const E* gate_up, int F, boo
 }  // namespace
 
 int32_t koala_silu_mul(koala_device* dev, void* y, const void* gate_up, int32_t T, int32_t F, int32_t dtype) {
-  REQUIRE_POINTER("silu_mul", dev);
-  REQUIRE_POINTER("silu_mul", y);
-  REQUIRE_POINTER("silu_mul", gate_up);
-  REQUIRE_SIZE("silu_mul", T);
-  REQUIRE_POSITIVE("silu_mul", F);
-  REQUIRE_TYPE("silu_mul", dtype);
+  if (check_silu_mul(dev, y, gate_up, T, F, dtype)) return -1;
   if (T == 0) return 0;
   if (begin(dev, "koala_silu_mul")) return -1;
   return with_type(dtype, [&](auto element) -> int32_t {

@@ -35,13 +35,7 @@ KERNEL(THREADS) k_silu_mul_backward(T* dgate_up, const T* dy, const T* gate_up, 
 
 int32_t koala_silu_mul_backward(koala_device* dev, void* dgate_up, const void* dy, const void* gate_up, int32_t T,
     int32_t F, int32_t dtype) {
-  REQUIRE_POINTER("silu_mul_backward", dev);
-  REQUIRE_POINTER("silu_mul_backward", dgate_up);
-  REQUIRE_POINTER("silu_mul_backward", dy);
-  REQUIRE_POINTER("silu_mul_backward", gate_up);
-  REQUIRE_SIZE("silu_mul_backward", T);
-  REQUIRE_POSITIVE("silu_mul_backward", F);
-  REQUIRE_TYPE("silu_mul_backward", dtype);
+  if (check_silu_mul_backward(dev, dgate_up, dy, gate_up, T, F, dtype)) return -1;
   if (T == 0) return 0;
   if (begin(dev, "koala_silu_mul_backward")) return -1;
   const bool wide = all_aligned(dgate_up, dy, gate_up) && F % 8 == 0;

@@ -3,16 +3,7 @@
 
 int32_t koala_rope(koala_device* dev, void* qkv, const float* table, const int32_t* positions, int32_t T, int32_t H,
     int32_t G, int32_t E, int32_t dtype) {
-  REQUIRE_POINTER("rope", dev);
-  REQUIRE_POINTER("rope", qkv);
-  REQUIRE_POINTER("rope", table);
-  REQUIRE_POINTER("rope", positions);
-  REQUIRE_SIZE("rope", T);
-  REQUIRE_POSITIVE("rope", H);
-  REQUIRE_POSITIVE("rope", G);
-  REQUIRE_POSITIVE("rope", E);
-  REQUIRE(E % 2 == 0, "koala_rope: the head dimension is %d and must be even.", E);
-  REQUIRE_TYPE("rope", dtype);
+  if (check_rope(dev, qkv, table, positions, T, H, G, E, dtype)) return -1;
   if (T == 0) return 0;
   if (begin(dev, "koala_rope")) return -1;
   return turn<false>(dev, qkv, table, positions, T, H + G, (H + 2 * G) * E, E, dtype);

@@ -3,16 +3,7 @@
 
 int32_t koala_rope_backward(koala_device* dev, void* dqkv, const float* table, const int32_t* positions, int32_t T,
     int32_t H, int32_t G, int32_t E, int32_t dtype) {
-  REQUIRE_POINTER("rope_backward", dev);
-  REQUIRE_POINTER("rope_backward", dqkv);
-  REQUIRE_POINTER("rope_backward", table);
-  REQUIRE_POINTER("rope_backward", positions);
-  REQUIRE_SIZE("rope_backward", T);
-  REQUIRE_POSITIVE("rope_backward", H);
-  REQUIRE_POSITIVE("rope_backward", G);
-  REQUIRE_POSITIVE("rope_backward", E);
-  REQUIRE(E % 2 == 0, "koala_rope_backward: the head dimension is %d and must be even.", E);
-  REQUIRE_TYPE("rope_backward", dtype);
+  if (check_rope_backward(dev, dqkv, table, positions, T, H, G, E, dtype)) return -1;
   if (T == 0) return 0;
   if (begin(dev, "koala_rope_backward")) return -1;
   return turn<true>(dev, dqkv, table, positions, T, H + G, (H + 2 * G) * E, E, dtype);

@@ -110,16 +110,7 @@ int32_t koala_sample(koala_device* dev, int32_t* ids, float* logits, const float
     const int32_t* history_starts, const int32_t* history, const int32_t* counts, const int32_t* bias_starts,
     const int32_t* bias_ids, const float* bias_values, const int32_t* mask_rows, const uint32_t* mask, int32_t R,
     int32_t V) {
-  REQUIRE_POINTER("sample", dev);
-  REQUIRE_POINTER("sample", ids);
-  REQUIRE_POINTER("sample", logits);
-  REQUIRE_POINTER("sample", scalars);
-  REQUIRE_POINTER("sample", uniform);
-  REQUIRE_POINTER("sample", history_starts);
-  REQUIRE_POINTER("sample", bias_starts);
-  REQUIRE_POINTER("sample", mask_rows);
-  REQUIRE_SIZE("sample", R);
-  REQUIRE_POSITIVE("sample", V);
+  if (check_sample(dev, ids, logits, scalars, uniform, history_starts, bias_starts, mask_rows, R, V)) return -1;
   if (R == 0) return 0;
   if (begin(dev, "koala_sample")) return -1;
   const SampleCall call = {ids, logits, scalars, uniform, history_starts, history, counts, bias_starts, bias_ids,

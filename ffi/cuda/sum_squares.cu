@@ -46,11 +46,7 @@ KERNEL(256) k_add_pieces(double* sum, const double* pieces, int64_t count) {
 }  // namespace
 
 int32_t koala_sum_squares(koala_device* dev, double* sum, const void* x, double n, int32_t dtype) {
-  REQUIRE_POINTER("sum_squares", dev);
-  REQUIRE_POINTER("sum_squares", sum);
-  REQUIRE_POINTER("sum_squares", x);
-  REQUIRE_COUNT("sum_squares", n);
-  REQUIRE_TYPE("sum_squares", dtype);
+  if (check_sum_squares(dev, sum, x, n, dtype)) return -1;
   const int64_t elements = (int64_t)n, count = (elements + PIECE - 1) / PIECE;
   if (begin(dev, "koala_sum_squares", (count + 1) * sizeof(double))) return -1;
   double *total = (double*)dev->scratch, *pieces = total + 1;
